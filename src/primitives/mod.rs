@@ -1,0 +1,9 @@
+//! Tools without knowledge of vaults: units, system calls, buffers, storage, histograms.
+
+pub(crate) mod fs;
+pub(crate) mod latency;
+pub(crate) mod mmap;
+pub(crate) mod pool;
+pub(crate) mod storage;
+pub(crate) mod sys;
+pub(crate) mod units;
