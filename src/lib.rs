@@ -1,1 +1,9 @@
+//! flint-pipe: a memory-mapped streaming pipeline that packs trees of files into one encrypted, compressed, crash-safe
+//! vault file, and measures every stage of itself.
 
+mod crypto;
+mod error;
+mod format;
+mod primitives;
+
+pub use crate::error::{Error, ErrorKind, FileOp, Malformation, Result};
