@@ -1,0 +1,188 @@
+//! The options of each operation, and what operations answer: the words of the library's interface.
+
+use std::path::PathBuf;
+
+use crate::crypto::derive::KdfParams;
+use crate::engine::config::{Level, PipelineConfig, ReadMode};
+use crate::primitives::fs::Timestamp;
+
+/// How a vault is made.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct CreateOptions {
+    /// The cost of turning the password into a key.
+    pub kdf: KdfParams,
+    /// A name for the first password, at most 64 bytes.
+    pub label: String,
+}
+
+/// What `add` stores, and how.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct AddOptions {
+    /// Threads, queues, memory, deadlines.
+    pub pipeline: PipelineConfig,
+    /// The zstd level.
+    pub level: Level,
+    /// How large files are taken in.
+    pub read_mode: ReadMode,
+    /// Source paths are looked up from here; `None`: the working directory.
+    pub directory: Option<PathBuf>,
+    /// What is left out, by gitignore's rules; see `ignore::gitignore`.
+    pub exclude: Vec<String>,
+    /// Words kept with the snapshot.
+    pub tags: Vec<String>,
+    /// The command line, kept with the snapshot as information.
+    pub command_line: Vec<String>,
+}
+
+/// What happens to files that are there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Overwrite {
+    /// They are replaced, each in one step.
+    #[default]
+    Always,
+    /// They are left as they are.
+    Never,
+}
+
+/// What `extract` restores, and how.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ExtractOptions {
+    /// Threads, queues, memory, deadlines.
+    pub pipeline: PipelineConfig,
+    /// Names of entries, as they are in the vault; a directory stands for all below it. Empty: everything.
+    pub files: Vec<PathBuf>,
+    /// The snapshot; `None`: the newest.
+    pub at: Option<u64>,
+    /// What happens to files that are there.
+    pub overwrite: Overwrite,
+}
+
+/// What `list` shows.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ListOptions {
+    /// Names of entries; a directory stands for all below it. Empty: everything.
+    pub paths: Vec<PathBuf>,
+    /// The snapshot; `None`: the newest.
+    pub at: Option<u64>,
+}
+
+/// What `verify` reads.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct VerifyOptions {
+    /// Threads, queues, memory, deadlines.
+    pub pipeline: PipelineConfig,
+    /// The snapshot; `None`: all of them.
+    pub at: Option<u64>,
+    /// The structure alone: headers, roots, commits, indexes; no data.
+    pub quick: bool,
+}
+
+/// The type of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum EntryType {
+    File,
+    Directory,
+    Symlink,
+    Fifo,
+    CharDevice,
+    BlockDevice,
+}
+
+impl EntryType {
+    /// The word used in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Directory => "dir",
+            Self::Symlink => "symlink",
+            Self::Fifo => "fifo",
+            Self::CharDevice => "char",
+            Self::BlockDevice => "block",
+        }
+    }
+}
+
+/// One entry of a snapshot, as `list` answers it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ListEntry {
+    /// Its name in the vault; bytes on Unix. Empty for the root of `-s .`.
+    pub path: PathBuf,
+    /// What it is.
+    pub entry_type: EntryType,
+    /// Bytes of content; for a symlink, of its target.
+    pub size: u64,
+    /// Permission bits with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Time of the last change of its content.
+    pub mtime: Timestamp,
+    /// Owner, as a number.
+    pub uid: u32,
+    /// Group, as a number.
+    pub gid: u32,
+    /// Owner's name where it had one when it was stored.
+    pub user: String,
+    /// Group's name where it had one.
+    pub group: String,
+    /// A symlink's target.
+    pub target: Option<PathBuf>,
+    /// Major and minor number of a device.
+    pub device: Option<(u32, u32)>,
+    /// It changed while it was read.
+    pub changed: bool,
+}
+
+/// One snapshot, as `list --snapshots` answers it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SnapshotInfo {
+    /// Its number, never used twice.
+    pub number: u64,
+    /// When its commit was made.
+    pub time: Timestamp,
+    /// The machine.
+    pub host: String,
+    /// The user.
+    pub user: String,
+    /// The command line that made it.
+    pub command_line: Vec<String>,
+    /// The sources, as given.
+    pub sources: Vec<PathBuf>,
+    /// Words kept with it.
+    pub tags: Vec<String>,
+    /// Entries but directories that this run stored.
+    pub files: u64,
+    /// Bytes of content that this run stored.
+    pub bytes: u64,
+    /// Some sources could not be stored.
+    pub partial: bool,
+}
+
+/// What can be told of a vault without its password.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct VaultInfo {
+    /// The version of its format.
+    pub format_version: u32,
+    /// Its id.
+    pub vault_id: [u8; 16],
+    /// The header's sequence number: how often its keys were changed.
+    pub sequence: u64,
+    /// The newest generation: how often it was committed to.
+    pub generation: u64,
+    /// The file's length in bytes.
+    pub file_size: u64,
+    /// Each password's key derivation and label.
+    pub password_slots: Vec<(KdfParams, String)>,
+    /// Slots of other kinds.
+    pub other_slots: usize,
+    /// What is wrong with the spare copy of a header or a root, if anything is.
+    pub warnings: Vec<String>,
+}

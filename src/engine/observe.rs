@@ -1,0 +1,249 @@
+//! What a run tells while it goes on, and what it says at its end.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// Listens to a run. Called from the engine's threads, several at once: implementations must be quick and not block.
+pub trait Observer: Send + Sync {
+    /// Something happened that a person may want to read now.
+    fn notice(&self, notice: &Notice) {
+        let _ = notice;
+    }
+    /// How far the run is; about ten times a second, and once at the end.
+    fn progress(&self, progress: &Progress) {
+        let _ = progress;
+    }
+}
+
+/// An observer that listens to nothing.
+impl Observer for () {}
+
+/// Something that happened in a run and did not end it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Notice {
+    /// An entry could not be handled as asked; it is in the report too.
+    Failed(EntryError),
+    /// Worth a line, but no error: a socket left out, a file that only grew while it was read, a copy of a header that is bad.
+    Note {
+        /// The file or the vault.
+        path: PathBuf,
+        /// What is to be said of it.
+        message: String,
+    },
+    /// The run waits for a lock that another process holds.
+    WaitingForLock {
+        /// The vault.
+        vault: PathBuf,
+    },
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Entries but directories, done.
+    pub files_done: u64,
+    /// Entries but directories, as far as they are known.
+    pub files_known: u64,
+    /// Bytes of file content done.
+    pub bytes_done: u64,
+    /// Bytes of file content, as far as they are known.
+    pub bytes_known: u64,
+    /// Whether the known figures are final.
+    pub all_known: bool,
+    /// Time since the run began.
+    pub elapsed: Duration,
+    /// The stage that was busiest lately, and its utilization, 0 to 1.
+    pub busiest: Option<(&'static str, f64)>,
+    /// Where the run is: `scan`, `pack`, `commit`, `restore`, `verify`.
+    pub phase: &'static str,
+}
+
+/// One entry that failed, with the cause in words for people and in a word for programs.
+#[derive(Debug, Clone)]
+pub struct EntryError {
+    /// The path: in the source when packing, in the vault when restoring.
+    pub path: PathBuf,
+    /// The cause in a word.
+    pub kind: EntryErrorKind,
+    /// The cause in words, as `cannot OP: WHY`.
+    pub message: String,
+}
+
+/// Why an entry failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EntryErrorKind {
+    /// It does not exist (any more).
+    NotFound,
+    /// The system does not allow it.
+    PermissionDenied,
+    /// It changed while it was read; what was read is stored.
+    Changed,
+    /// The disk is full.
+    NoSpace,
+    /// Something else is in the way.
+    Exists,
+    /// The vault's record of it is damaged.
+    Damaged,
+    /// It cannot be what it would have to be: a name that is not allowed, a type that cannot be restored.
+    Unsupported,
+    /// Any other answer of the system.
+    Io,
+}
+
+impl EntryErrorKind {
+    /// The word used in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::PermissionDenied => "permission_denied",
+            Self::Changed => "changed",
+            Self::NoSpace => "no_space",
+            Self::Exists => "exists",
+            Self::Damaged => "damaged",
+            Self::Unsupported => "unsupported",
+            Self::Io => "io",
+        }
+    }
+
+    /// The kind of a system error.
+    #[must_use]
+    pub fn of_io(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as K;
+        match error.kind() {
+            K::NotFound => Self::NotFound,
+            K::PermissionDenied => Self::PermissionDenied,
+            K::StorageFull | K::QuotaExceeded => Self::NoSpace,
+            K::AlreadyExists | K::IsADirectory | K::NotADirectory | K::DirectoryNotEmpty => Self::Exists,
+            _ => Self::Io,
+        }
+    }
+}
+
+/// What a run did. Printed by `Display` as the summary of the command line.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Report {
+    /// The operation: `add`, `extract`, `get`, `verify`.
+    pub command: &'static str,
+    /// The snapshot made or read.
+    pub snapshot: Option<u64>,
+    /// Entries but directories.
+    pub total_files: u64,
+    /// Of these, handled (unchanged ones too).
+    pub successful_files: u64,
+    /// Of these, failed; `errors` has one element for each, and more for directories and missing sources.
+    pub failed_files: u64,
+    /// Of the successful, taken over without reading.
+    pub unchanged_files: u64,
+    /// Of the failed, stored, but changed while they were read.
+    pub changed_files: u64,
+    /// Directories handled.
+    pub directories: u64,
+    /// Bytes of file content handled.
+    pub total_size: u64,
+    /// Bytes written to the vault (packing), or read from it.
+    pub stored_size: u64,
+    /// Wall time of the whole operation.
+    pub duration: Duration,
+    /// The process's peak of resident memory, in bytes.
+    pub peak_memory_bytes: u64,
+    /// Each stage that took part, in the order of the data.
+    pub stages: Vec<StageReport>,
+    /// Bytes of the vault's extents that no snapshot refers to (`verify` only).
+    pub unreferenced_bytes: Option<u64>,
+    /// Every failure, with its path.
+    pub errors: Vec<EntryError>,
+    /// What was mentioned without being an error.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// Bytes of file content a second, 0 for a run without time.
+    #[must_use]
+    pub fn throughput_bytes_per_sec(&self) -> f64 {
+        let seconds = self.duration.as_secs_f64();
+        if seconds > 0.0 { self.total_size as f64 / seconds } else { 0.0 }
+    }
+
+    /// Whether anything failed because bytes of the vault are damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.errors.iter().any(|error| error.kind == EntryErrorKind::Damaged)
+    }
+
+    /// Whether everything asked for was done, without any failure.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.errors.is_empty() && self.failed_files == 0
+    }
+}
+
+/// What one stage did, summed over its workers. Times are seconds of wall clock unless said.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct StageReport {
+    /// `scan`, `read`, `compress`, ...
+    pub name: &'static str,
+    /// Threads of this stage.
+    pub workers: usize,
+    /// Chunks (for `scan`: entries) handled.
+    pub chunks: u64,
+    /// Bytes taken in.
+    pub bytes_in: u64,
+    /// Bytes given on.
+    pub bytes_out: u64,
+    /// Time in the stage's own work.
+    pub busy: Duration,
+    /// CPU time of the stage's threads.
+    pub cpu: Duration,
+    /// Time waiting for something to do.
+    pub wait_input: Duration,
+    /// Time waiting for the next stage to take something.
+    pub wait_output: Duration,
+    /// Time waiting for memory to be given back.
+    pub wait_budget: Duration,
+    /// `busy / (workers × wall)`, 0 to 1.
+    pub utilization: f64,
+    /// Service time of a chunk: the histogram's 50th, 90th, 99th, 99.9th percentile and maximum.
+    pub service: ServiceTimes,
+}
+
+/// Percentiles of a stage's service time.
+#[derive(Debug, Clone, Copy, Default)]
+#[expect(missing_docs, reason = "the names are the percentiles")]
+pub struct ServiceTimes {
+    pub p50: Duration,
+    pub p90: Duration,
+    pub p99: Duration,
+    pub p999: Duration,
+    pub max: Duration,
+}
+
+/// An operation that ended early, with what was done until then.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Failed {
+    /// The first cause.
+    #[source]
+    pub error: Error,
+    /// What was done and found until then.
+    pub report: Box<Report>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, report: Box::default() }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
