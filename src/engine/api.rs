@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::crypto::derive::KdfParams;
 use crate::engine::config::{Level, PipelineConfig, ReadMode};
+use crate::format::entry::EntryType;
 use crate::primitives::fs::Timestamp;
 
 /// How a vault is made.
@@ -80,33 +81,6 @@ pub struct VerifyOptions {
     pub at: Option<u64>,
     /// The structure alone: headers, roots, commits, indexes; no data.
     pub quick: bool,
-}
-
-/// The type of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum EntryType {
-    File,
-    Directory,
-    Symlink,
-    Fifo,
-    CharDevice,
-    BlockDevice,
-}
-
-impl EntryType {
-    /// The word used in JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Directory => "dir",
-            Self::Symlink => "symlink",
-            Self::Fifo => "fifo",
-            Self::CharDevice => "char",
-            Self::BlockDevice => "block",
-        }
-    }
 }
 
 /// One entry of a snapshot, as `list` answers it.

@@ -1,5 +1,6 @@
 //! docs/FORMAT.md in code: same chapters, same order, same words. Bytes in, structures out, and back; no file, no thread.
 
+pub(crate) mod entry;
 pub(crate) mod header;
 pub(crate) mod keyslot;
 pub(crate) mod record;

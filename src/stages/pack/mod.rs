@@ -1,0 +1,4 @@
+//! From files into the vault: scan, read, compress, encrypt, write.
+
+pub(crate) mod read;
+pub(crate) mod scan;
