@@ -1,0 +1,458 @@
+//! Index trees: written once from items in order, read from any path on (docs/FORMAT.md, "Index trees").
+//!
+//! Where the blocks are kept is not known here: [`BlockSink`] takes them, [`BlockSource`] gives them back authenticated.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::error::{Error, Malformation, Result};
+use crate::format::entry::{EntryPath, compare_paths};
+use crate::format::index::{
+    BLOCK_TARGET_LEN, BlockRef, Child, Item, LeafBuilder, LeafItem, MAX_BLOCK_LEN, MAX_OVERFLOW_LEN, OVERFLOW_FROM,
+    RECORDS_PER_BLOCK, RecordPlace, RecordTableRef, Replacement, SegmentSalt, TreeHead, bulk_len, decode_leaf,
+    decode_node, decode_overflow, decode_record_table, encode_onto, encode_overflow,
+};
+use crate::format::record::RecordKind;
+
+/// Takes the blocks of a tree: seals them, gives them a place and a number.
+pub(crate) trait BlockSink {
+    /// Stores one block.
+    fn put(&mut self, kind: RecordKind, plain: &[u8]) -> Result<BlockRef>;
+}
+
+/// Gives blocks back, authenticated.
+pub(crate) trait BlockSource: Send + Sync {
+    /// Reads and opens the block of this kind, segment and number; at most [`MAX_BLOCK_LEN`] bytes but for heads and commits.
+    fn get(&self, segment: &SegmentSalt, kind: RecordKind, block: &BlockRef) -> Result<Vec<u8>>;
+    /// The error for a block that opened and is malformed all the same.
+    fn malformed(&self, block: &BlockRef, why: Malformation) -> Error;
+}
+
+// ---- writing ------------------------------------------------------------------------------------------------------
+
+/// Writes a tree, an item at a time; keeps one block a level in memory.
+#[derive(Default)]
+pub(crate) struct TreeWriter {
+    leaf: LeafBuilder,
+    levels: Vec<Level>,
+    stored_bytes: u64,
+    puts: u64,
+    deletes: u64,
+    content_bytes: u64,
+}
+
+#[derive(Default)]
+struct Level {
+    children: Vec<Child>,
+    len: usize,
+}
+
+impl TreeWriter {
+    /// Appends an item; items come in strictly ascending order of their paths.
+    pub(crate) fn push(&mut self, item: &Item, sink: &mut dyn BlockSink) -> Result<()> {
+        let mut overflow = Vec::new();
+        match item {
+            Item::Put(entry) => {
+                self.puts += 1;
+                self.content_bytes = self.content_bytes.saturating_add(entry.size);
+                if bulk_len(entry) > OVERFLOW_FROM {
+                    for piece in encode_overflow(entry).chunks(MAX_BLOCK_LEN) {
+                        overflow.push(self.put(RecordKind::Overflow, piece, sink)?);
+                    }
+                }
+            }
+            Item::Delete(_) => self.deletes += 1,
+        }
+        self.leaf.push(item, overflow);
+        if self.leaf.len() >= BLOCK_TARGET_LEN { self.seal_leaf(sink) } else { Ok(()) }
+    }
+
+    fn put(&mut self, kind: RecordKind, plain: &[u8], sink: &mut dyn BlockSink) -> Result<BlockRef> {
+        let block = sink.put(kind, plain)?;
+        self.stored_bytes += u64::from(block.sealed_len);
+        Ok(block)
+    }
+
+    fn seal_leaf(&mut self, sink: &mut dyn BlockSink) -> Result<()> {
+        let (bytes, first) = self.leaf.finish();
+        let block = self.put(RecordKind::IndexLeaf, &bytes, sink)?;
+        self.add_child(0, Child { first, block }, sink)
+    }
+
+    fn add_child(&mut self, level: usize, child: Child, sink: &mut dyn BlockSink) -> Result<()> {
+        if self.levels.len() == level {
+            self.levels.push(Level::default());
+        }
+        let node = &mut self.levels[level];
+        node.len += child.first.len() + 24;
+        node.children.push(child);
+        // A node with one child would make no progress upwards.
+        if node.len >= BLOCK_TARGET_LEN && node.children.len() > 1 { self.seal_node(level, sink) } else { Ok(()) }
+    }
+
+    fn seal_node(&mut self, level: usize, sink: &mut dyn BlockSink) -> Result<()> {
+        let node = std::mem::take(&mut self.levels[level]);
+        let mut bytes = Vec::with_capacity(node.len + 16);
+        encode_onto(&node.children, &mut bytes);
+        let block = self.put(RecordKind::IndexNode, &bytes, sink)?;
+        let first = node.children.into_iter().next().expect("a node is sealed with children in it").first;
+        self.add_child(level + 1, Child { first, block }, sink)
+    }
+
+    /// Writes what is left, the record table and the head.
+    ///
+    /// - `segments`: what the entries' segment indexes stand for;
+    /// - `records`: every record that the entries refer to, by segment; in any order.
+    ///
+    /// Answers the head's place and the bytes of all blocks in the file.
+    pub(crate) fn finish(
+        mut self,
+        segments: Vec<SegmentSalt>,
+        records: BTreeMap<u32, Vec<RecordPlace>>,
+        replacements: Vec<Replacement>,
+        sink: &mut dyn BlockSink,
+    ) -> Result<(BlockRef, u64)> {
+        if !self.leaf.is_empty() {
+            self.seal_leaf(sink)?;
+        }
+        let mut level = 0;
+        let mut top = None;
+        while level < self.levels.len() {
+            let is_topmost = level + 1 == self.levels.len();
+            match self.levels[level].children.as_slice() {
+                [only] if is_topmost => {
+                    top = Some(only.block);
+                    break;
+                }
+                [] => level += 1,
+                _ => {
+                    self.seal_node(level, sink)?;
+                    level += 1;
+                }
+            }
+        }
+        let mut tables = Vec::new();
+        for (segment, mut places) in records {
+            places.sort_unstable_by_key(|place| place.number);
+            places.dedup_by_key(|place| place.number);
+            for block_places in places.chunks(RECORDS_PER_BLOCK) {
+                let mut bytes = Vec::new();
+                encode_onto(&block_places, &mut bytes);
+                let block = self.put(RecordKind::RecordTable, &bytes, sink)?;
+                tables.push(RecordTableRef { segment, first: block_places[0].number, block });
+            }
+        }
+        let head = TreeHead {
+            flags: 0,
+            segments,
+            height: u8::try_from(level).expect("levels grow with the logarithm of the entries"),
+            top,
+            puts: self.puts,
+            deletes: self.deletes,
+            content_bytes: self.content_bytes,
+            records: tables,
+            replacements,
+        };
+        let block = self.put(RecordKind::TreeHead, &head.encode(), sink)?;
+        Ok((block, self.stored_bytes))
+    }
+}
+
+// ---- reading ------------------------------------------------------------------------------------------------------
+
+/// An opened tree.
+pub(crate) struct Tree {
+    source: Arc<dyn BlockSource>,
+    segment: SegmentSalt,
+    head: TreeHead,
+}
+
+impl Tree {
+    /// Reads the head of the tree whose blocks are in `segment`.
+    pub(crate) fn open(source: Arc<dyn BlockSource>, segment: SegmentSalt, head: &BlockRef) -> Result<Self> {
+        let bytes = source.get(&segment, RecordKind::TreeHead, head)?;
+        let decoded = TreeHead::decode(&bytes).map_err(|why| source.malformed(head, why))?;
+        Ok(Self { source, segment, head: decoded })
+    }
+
+    /// The head.
+    pub(crate) fn head(&self) -> &TreeHead {
+        &self.head
+    }
+
+    /// The records of one block of the record table.
+    pub(crate) fn record_table(&self, table: &RecordTableRef) -> Result<Vec<RecordPlace>> {
+        let bytes = self.source.get(&self.segment, RecordKind::RecordTable, &table.block)?;
+        let places = decode_record_table(&bytes).map_err(|why| self.source.malformed(&table.block, why))?;
+        if places[0].number != table.first {
+            return Err(self.source.malformed(&table.block, wrong("first record number")));
+        }
+        Ok(places)
+    }
+
+    fn leaf(&self, block: &BlockRef) -> Result<Vec<LeafItem>> {
+        let bytes = self.source.get(&self.segment, RecordKind::IndexLeaf, block)?;
+        decode_leaf(&bytes, self.head.segment_count()).map_err(|why| self.source.malformed(block, why))
+    }
+
+    fn node(&self, block: &BlockRef) -> Result<Vec<Child>> {
+        let bytes = self.source.get(&self.segment, RecordKind::IndexNode, block)?;
+        decode_node(&bytes).map_err(|why| self.source.malformed(block, why))
+    }
+
+    /// Completes an item whose bulk is in overflow blocks.
+    fn complete(&self, leaf_item: LeafItem) -> Result<Item> {
+        let LeafItem { mut item, overflow } = leaf_item;
+        let (Item::Put(entry), Some(first)) = (&mut item, overflow.first()) else { return Ok(item) };
+        let mut bytes = Vec::new();
+        for block in &overflow {
+            bytes.extend(self.source.get(&self.segment, RecordKind::Overflow, block)?);
+            if bytes.len() > MAX_OVERFLOW_LEN {
+                return Err(self.source.malformed(block, wrong("overflow length")));
+            }
+        }
+        decode_overflow(entry, &bytes, self.head.segment_count()).map_err(|why| self.source.malformed(first, why))?;
+        Ok(item)
+    }
+}
+
+fn wrong(field: &'static str) -> Malformation {
+    Malformation::Field { structure: "index tree", field }
+}
+
+/// A place in a tree's items, moving forward.
+pub(crate) struct TreeCursor {
+    tree: Arc<Tree>,
+    /// From the top down: the children of each node on the way, those still to be visited last first.
+    stack: Vec<Vec<Child>>,
+    leaf: std::vec::IntoIter<LeafItem>,
+    head: Option<LeafItem>,
+    last: Option<EntryPath>,
+}
+
+impl TreeCursor {
+    /// Before the first item.
+    pub(crate) fn new(tree: Arc<Tree>) -> Result<Self> {
+        let mut cursor = Self { tree, stack: Vec::new(), leaf: Vec::new().into_iter(), head: None, last: None };
+        cursor.seek(&EntryPath::default())?;
+        Ok(cursor)
+    }
+
+    /// Moves to the first item whose path is `path` or behind it.
+    pub(crate) fn seek(&mut self, path: &EntryPath) -> Result<()> {
+        self.stack.clear();
+        self.leaf = Vec::new().into_iter();
+        self.last = None;
+        self.head = None;
+        let Some(mut block) = self.tree.head.top else { return Ok(()) };
+        for _ in 0..self.tree.head.height {
+            let mut children = self.tree.node(&block)?;
+            // The path can only be in the last child that begins at or before it.
+            let behind = children.partition_point(|child| compare_paths(&child.first, path.as_bytes()).is_le());
+            let mut rest = children.split_off(behind.saturating_sub(1));
+            rest.reverse();
+            block = rest.pop().expect("a node has a child").block;
+            self.stack.push(rest);
+        }
+        self.leaf = self.tree.leaf(&block)?.into_iter();
+        self.advance()?;
+        while self.peek().is_some_and(|next| next < path) {
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    /// The path of the next item.
+    pub(crate) fn peek(&self) -> Option<&EntryPath> {
+        self.head.as_ref().map(|head| head.item.path())
+    }
+
+    /// The next item.
+    pub(crate) fn next(&mut self) -> Result<Option<Item>> {
+        let Some(head) = self.head.take() else { return Ok(None) };
+        self.advance()?;
+        self.tree.complete(head).map(Some)
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        loop {
+            if let Some(next) = self.leaf.next() {
+                // Ascending across leaves too: hence an end even for a tree that refers to a block twice.
+                if self.last.as_ref().is_some_and(|last| last >= next.item.path()) {
+                    let top = self.tree.head.top.expect("there are items");
+                    return Err(self.tree.source.malformed(&top, wrong("order of paths")));
+                }
+                self.last = Some(next.item.path().clone());
+                self.head = Some(next);
+                return Ok(());
+            }
+            if !self.next_leaf()? {
+                self.head = None;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Loads the leaf behind the current one; false at the end.
+    fn next_leaf(&mut self) -> Result<bool> {
+        while let Some(children) = self.stack.last_mut() {
+            let Some(child) = children.pop() else {
+                self.stack.pop();
+                continue;
+            };
+            let mut block = child.block;
+            for _ in self.stack.len()..usize::from(self.tree.head.height) {
+                let mut children = self.tree.node(&block)?;
+                children.reverse();
+                block = children.pop().expect("a node has a child").block;
+                self.stack.push(children);
+            }
+            self.leaf = self.tree.leaf(&block)?.into_iter();
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::format::entry::{Entry, EntryType, Extent, Owner, SegmentIndex};
+    use crate::primitives::fs::Timestamp;
+
+    /// Blocks kept in memory, unsealed.
+    #[derive(Default)]
+    pub(crate) struct Blocks(Mutex<Vec<(RecordKind, Vec<u8>)>>);
+
+    impl BlockSink for Arc<Blocks> {
+        fn put(&mut self, kind: RecordKind, plain: &[u8]) -> Result<BlockRef> {
+            let mut blocks = self.0.lock().unwrap();
+            blocks.push((kind, plain.to_vec()));
+            let number = blocks.len() as u64 - 1;
+            Ok(BlockRef { number, offset: number * 64, sealed_len: u32::try_from(plain.len()).unwrap() + 80 })
+        }
+    }
+
+    impl BlockSource for Blocks {
+        fn get(&self, _: &SegmentSalt, kind: RecordKind, block: &BlockRef) -> Result<Vec<u8>> {
+            let blocks = self.0.lock().unwrap();
+            let (stored, plain) = &blocks[usize::try_from(block.number).unwrap()];
+            assert_eq!(*stored, kind);
+            Ok(plain.clone())
+        }
+        fn malformed(&self, block: &BlockRef, why: Malformation) -> Error {
+            Error::malformed("blocks", block.offset, why)
+        }
+    }
+
+    pub(crate) fn salt() -> SegmentSalt {
+        SegmentSalt { salt: [7; 32], wrapped: Vec::new() }
+    }
+
+    pub(crate) fn entry(path: &str, entry_type: EntryType, tag: u64) -> Entry {
+        Entry {
+            path: EntryPath::parse(path.as_bytes()).unwrap(),
+            entry_type,
+            mode: 0o644,
+            owner: Owner { uid: 1, gid: 2, user: "u".into(), group: "g".into() },
+            mtime: Timestamp { secs: -5, nanos: 1 },
+            ctime: Timestamp { secs: 5, nanos: 1 },
+            dev: 1,
+            ino: tag,
+            size: 0,
+            rdev: 0,
+            target: if entry_type == EntryType::Symlink { b"t".to_vec() } else { Vec::new() },
+            extents: Vec::new(),
+            link: None,
+            xattrs: Vec::new(),
+            changed: false,
+            racy: false,
+        }
+    }
+
+    pub(crate) fn build(blocks: &Arc<Blocks>, items: &[Item]) -> Arc<Tree> {
+        let mut sink = blocks.clone();
+        let mut writer = TreeWriter::default();
+        for item in items {
+            writer.push(item, &mut sink).unwrap();
+        }
+        let (head, _) = writer.finish(vec![salt()], BTreeMap::new(), Vec::new(), &mut sink).unwrap();
+        Arc::new(Tree::open(blocks.clone(), salt(), &head).unwrap())
+    }
+
+    fn all(cursor: &mut TreeCursor) -> Vec<Item> {
+        std::iter::from_fn(|| cursor.next().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_was_written_comes_back_from_any_path_on() {
+        for count in [0_u64, 1, 2, 700, 20_000] {
+            let items: Vec<Item> = (0..count)
+                .map(|n| {
+                    let path = format!("dir{:03}/a name that is a little long {n:06}", n / 100);
+                    if n % 7 == 3 {
+                        Item::Delete(EntryPath::parse(path.as_bytes()).unwrap())
+                    } else {
+                        Item::Put(Box::new(entry(&path, EntryType::File, n)))
+                    }
+                })
+                .collect();
+            let blocks = Arc::new(Blocks::default());
+            let tree = build(&blocks, &items);
+            assert_eq!(tree.head().puts + tree.head().deletes, count);
+            assert!(count < 20_000 || tree.head().height >= 1, "many leaves need a node");
+            let mut cursor = TreeCursor::new(tree).unwrap();
+            assert_eq!(all(&mut cursor), items);
+            for from in (0..items.len()).step_by(997) {
+                cursor.seek(items[from].path()).unwrap();
+                assert_eq!(cursor.next().unwrap().as_ref(), Some(&items[from]));
+                assert_eq!(cursor.peek(), items.get(from + 1).map(Item::path));
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_with_many_extents_goes_through_overflow_blocks() {
+        let mut big = entry("sparse", EntryType::File, 1);
+        for n in 0..100_000 {
+            let data = Extent::Data { segment: SegmentIndex(0), first: n, count: 1, record_len: 10, offset: 3, len: 7 };
+            big.extents.extend([Extent::Hole { len: 4096 }, data]);
+        }
+        big.size = big.extents.iter().map(Extent::len).sum();
+        let items = [Item::Put(Box::new(big)), Item::Put(Box::new(entry("tail", EntryType::Fifo, 2)))];
+        let blocks = Arc::new(Blocks::default());
+        assert_eq!(all(&mut TreeCursor::new(build(&blocks, &items)).unwrap()), items);
+    }
+
+    #[test]
+    fn extents_that_lie_are_refused() {
+        let good = Extent::Data { segment: SegmentIndex(0), first: 5, count: 2, record_len: 100, offset: 50, len: 100 };
+        let with = |extent: Extent, size: u64| {
+            let mut file = entry("f", EntryType::File, 1);
+            file.extents = vec![extent];
+            file.size = size;
+            let mut leaf = LeafBuilder::default();
+            leaf.push(&Item::Put(Box::new(file)), Vec::new());
+            decode_leaf(&leaf.finish().0, 1)
+        };
+        assert!(with(good, 100).is_ok());
+        assert!(with(good, 99).is_err(), "the size is not the sum");
+        let Extent::Data { segment, first, .. } = good else { unreachable!() };
+        let data = |count, record_len, offset, len| Extent::Data { segment, first, count, record_len, offset, len };
+        for bad in [
+            data(2, 100, 50, 50),
+            data(2, 100, 50, 151),
+            data(0, 100, 0, 1),
+            data(1, 0, 0, 1),
+            data(1, 100, 100, 1),
+            data(u64::MAX, 100, 0, 100),
+            data(1, u32::MAX, 0, 100),
+            Extent::Data { segment: SegmentIndex(1), first, count: 1, record_len: 100, offset: 0, len: 100 },
+            Extent::Hole { len: 0 },
+        ] {
+            assert!(with(bad, bad.len()).is_err(), "{bad:?}");
+        }
+    }
+}
