@@ -12,7 +12,7 @@ use crate::error::Malformation;
 use crate::format::entry::{
     Entry, EntryPath, EntryType, Extent, LinkGroup, MAX_PATH_LEN, Owner, SegmentIndex, Xattr, compare_paths,
 };
-use crate::format::record::{MAX_PLAIN_LEN, RECORD_OVERHEAD};
+use crate::format::record::{MAX_PLAIN_LEN, sealed_len};
 use crate::primitives::fs::Timestamp;
 
 /// A leaf or node is sealed when it has grown to this many bytes; one that a single long name makes larger is legal.
@@ -433,8 +433,7 @@ fn check_extent(extent: &Extent, segments: u32) -> Result<(), Malformation> {
         return Err(malformed("extent length"));
     }
     let Extent::Data { segment, first, count, record_len, offset, len } = *extent else { return Ok(()) };
-    let lens = 1..=MAX_PLAIN_LEN as u64;
-    if segment.0 >= segments || !lens.contains(&u64::from(record_len)) || offset >= record_len {
+    if segment.0 >= segments || !(1..=MAX_PLAIN_LEN).contains(&record_len) || offset >= record_len {
         return Err(malformed("extent"));
     }
     // The run ends in its last record: it reaches past all before, and not past the end.
@@ -480,6 +479,8 @@ pub(crate) struct RecordPlace {
     pub(crate) offset: u64,
     /// Bytes in the file: header, ciphertext, tag.
     pub(crate) sealed_len: u32,
+    /// Bytes of plain text; the record's own header must say the same.
+    pub(crate) plain_len: u32,
 }
 
 /// Decodes a block of the record table: numbers ascend, lengths are those of records, ends do not overflow.
@@ -491,14 +492,17 @@ pub(crate) fn decode_record_table(bytes: &[u8]) -> Result<Vec<RecordPlace>, Malf
     }
     for place in &places {
         check_place(place.offset, place.sealed_len, MAX_PLAIN_LEN)?;
+        if !(1..=MAX_PLAIN_LEN).contains(&place.plain_len) {
+            return Err(malformed("plain length of a record"));
+        }
     }
     Ok(places)
 }
 
 /// What must hold of the place of any record whose plain text is at most `max_plain` bytes.
-pub(crate) fn check_place(offset: u64, sealed_len: u32, max_plain: usize) -> Result<(), Malformation> {
-    let lens = RECORD_OVERHEAD..=RECORD_OVERHEAD + max_plain;
-    if !lens.contains(&(sealed_len as usize)) || offset.checked_add(u64::from(sealed_len)).is_none() {
+pub(crate) fn check_place(offset: u64, len: u32, max_plain: u32) -> Result<(), Malformation> {
+    let lens = sealed_len(0)..=sealed_len(max_plain);
+    if !lens.contains(&len) || offset.checked_add(u64::from(len)).is_none() {
         return Err(malformed("place of a record"));
     }
     Ok(())
@@ -556,6 +560,8 @@ pub(crate) struct TreeHead {
     pub(crate) content_bytes: u64,
     /// The record table, ascending by segment and first number.
     pub(crate) records: Vec<RecordTableRef>,
+    /// The most plain bytes of a record in the table: what a reader needs buffers for.
+    pub(crate) max_plain_len: u32,
     /// Subtrees taken away first.
     pub(crate) replacements: Vec<Replacement>,
 }
@@ -580,6 +586,9 @@ impl TreeHead {
         }
         if head.segments.iter().any(|segment| !segment.wrapped.is_empty()) {
             return Err(Malformation::Version { structure: "wrapped segment key", version: 1 });
+        }
+        if head.max_plain_len > MAX_PLAIN_LEN {
+            return wrong("largest record");
         }
         let known = |table: &RecordTableRef| (table.segment as usize) < head.segments.len();
         let ascending =

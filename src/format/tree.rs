@@ -132,6 +132,7 @@ impl TreeWriter {
             }
         }
         let mut tables = Vec::new();
+        let max_plain_len = records.values().flatten().map(|place| place.plain_len).max().unwrap_or(0);
         for (segment, mut places) in records {
             places.sort_unstable_by_key(|place| place.number);
             places.dedup_by_key(|place| place.number);
@@ -151,6 +152,7 @@ impl TreeWriter {
             deletes: self.deletes,
             content_bytes: self.content_bytes,
             records: tables,
+            max_plain_len,
             replacements,
         };
         let block = self.put(RecordKind::TreeHead, &head.encode(), sink)?;
@@ -186,6 +188,9 @@ impl Tree {
         let places = decode_record_table(&bytes).map_err(|why| self.source.malformed(&table.block, why))?;
         if places[0].number != table.first {
             return Err(self.source.malformed(&table.block, wrong("first record number")));
+        }
+        if places.iter().any(|place| place.plain_len > self.head.max_plain_len) {
+            return Err(self.source.malformed(&table.block, wrong("plain length of a record")));
         }
         Ok(places)
     }

@@ -132,6 +132,8 @@ pub(crate) struct PartDone {
     pub(crate) at: u32,
     /// The ranges that were really read, one after another from `at` on.
     pub(crate) ranges: Vec<FileRange>,
+    /// All that was there was read; if not, the file ends where the last range does.
+    pub(crate) complete: bool,
     /// How the reading went.
     pub(crate) verdict: PartVerdict,
     /// The attributes to store, where they are newer than the scan's.
@@ -151,4 +153,19 @@ pub(crate) enum PartVerdict {
     Changed(String),
     /// Nothing of it is stored.
     Failed(crate::error::Error),
+}
+
+/// What a buffer takes of a permit.
+pub(crate) fn footprint(buf: &crate::primitives::pool::PooledBuf) -> u64 {
+    (buf.capacity() + crate::primitives::pool::HEAD_ROOM + crate::primitives::pool::TAIL_ROOM) as u64
+}
+
+/// What the engine has to know of anything that travels: how much it is.
+pub(crate) trait Weighed {
+    /// Bytes of content that it stands for, for the figures of its stage.
+    fn bytes(&self) -> u64;
+    /// Bytes of buffers that it keeps; what its permit has beyond that is given back.
+    fn held(&self) -> u64 {
+        u64::MAX
+    }
 }

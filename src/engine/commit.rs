@@ -1,0 +1,176 @@
+//! Making a run's work the state of the vault: the order of writes and syncs (docs/FORMAT.md, "Order of syncs").
+//!
+//! 1. Data and index are in the file; `fdatasync`, with no lock held. Before a writer's first commit, `fsync` of the
+//!    directory: it may have joined a vault that another has just linked.
+//! 2. Under COMMIT: the newest root is read again, the commit record goes on top of what it names, `fdatasync`.
+//! 3. The root goes into the slot that does not hold the newest, `fdatasync`; then the same root into the other slot,
+//!    without a sync of its own: that of the next commit's step 2 comes before the slot is needed.
+//!
+//! A failed sync is never tried again. Until the first root is being written nothing refers to what this run wrote.
+
+use crate::engine::locks::Held;
+use crate::engine::run::{Phase, Run};
+use crate::engine::segment::{SegmentWriter, write_all_at};
+use crate::engine::state::{State, newest_root, read_commit, read_roots};
+use crate::error::{Error, FileOp, Result};
+use crate::format::commit::{Commit, MAX_DELTAS, Previous, SnapshotRecord, TreeRef};
+use crate::format::header::{CommitPlace, ROOT_A_AT, ROOT_B_AT, Root};
+use crate::format::index::{BlockRef, SegmentSalt};
+use crate::format::record::{RecordKind, Salt, digest, sealed_len};
+use crate::primitives::storage::{Lock, LockMode, VaultDir};
+use crate::primitives::units::FileOffset;
+
+/// What a run wrote, ready to become a generation.
+pub(crate) struct Ready {
+    /// The run's delta, its segment 0 being the run's own.
+    pub(crate) delta: (BlockRef, u64),
+    /// A new full index, with the generation that it covers.
+    pub(crate) full: Option<(BlockRef, u64, u64)>,
+    /// The snapshot, but for its number.
+    pub(crate) snapshot: SnapshotRecord,
+}
+
+/// How far a commit came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// No root was touched: what the run wrote may be given back.
+    NoRoot,
+    /// A root was written, or may have been.
+    Root,
+}
+
+/// Commits; answers the snapshot's number. The error says whether a root may have been written.
+pub(crate) fn commit(
+    run: &Run<'_>,
+    base: &State,
+    dir: &dyn VaultDir,
+    segment: &SegmentWriter,
+    ready: Ready,
+) -> Result<u64, (Reached, Error)> {
+    let before = |error| (Reached::NoRoot, error);
+    let storage = &base.storage;
+    let vault = &*base.vault;
+    let sync = || storage.sync().map_err(|error| Error::io(FileOp::Sync, vault, error));
+
+    run.check().map_err(before)?;
+    run.enter(Phase::Commit);
+    sync().map_err(before)?;
+    dir.sync().map_err(|error| (Reached::NoRoot, Error::io(FileOp::Sync, vault, error)))?;
+
+    let held = Held::take(run, vault, storage, Lock::Commit, LockMode::Exclusive).map_err(before)?;
+    let (newest_at, newest, number, root) = prepare(base, segment, ready).map_err(before)?;
+    run.check().map_err(before)?;
+    sync().map_err(before)?;
+
+    // From here on a cancel waits: the commit record is durable, and the root is one write away.
+    let bytes = root.encode(&base.keys.root);
+    let (first, second) = if newest_at == ROOT_A_AT { (ROOT_B_AT, ROOT_A_AT) } else { (ROOT_A_AT, ROOT_B_AT) };
+    debug_assert!(root.generation() > newest.generation());
+    write_all_at(&**storage, vault, &bytes, first).map_err(|error| (Reached::Root, error))?;
+    if let Err(source) = storage.sync() {
+        return Err((Reached::Root, Error::CommitUncertain { vault: vault.to_owned(), source }));
+    }
+    // The snapshot is there now. A second copy that cannot be written is a warning, no failure.
+    if let Err(error) = write_all_at(&**storage, vault, &bytes, second) {
+        run.note(vault, format!("the second copy of the root could not be written ({error})"));
+    }
+    drop(held);
+    Ok(number)
+}
+
+/// Merges with the newest commit, writes the commit record, and makes the root that names it.
+fn prepare(base: &State, segment: &SegmentWriter, ready: Ready) -> Result<(u64, Root, u64, Root)> {
+    let vault = &*base.vault;
+    let roots = read_roots(&*base.storage, vault, &base.keys, true)?;
+    let (newest_at, newest) = newest_root(vault, &roots)?;
+    let before = if newest.generation() == base.root.generation() {
+        base.commit.clone()
+    } else {
+        read_commit(&base.reader, newest.commit(), newest.generation())?
+    };
+    let generation = newest.generation() + 1;
+    let mut table = SegmentTable::default();
+    let own = table.add(segment.salt());
+
+    let mut full = before.full.map(|tree| table.tree(&before, tree));
+    if let Some((head, stored_bytes, covers)) = ready.full
+        && full.is_none_or(|old| covers > old.generation)
+    {
+        full = Some(TreeRef { segment: own, head, generation: covers, stored_bytes });
+    }
+    let covered = full.map_or(0, |full| full.generation);
+    let later = before.deltas.iter().filter(|delta| delta.generation > covered);
+    let mut deltas: Vec<TreeRef> = later.map(|&tree| table.tree(&before, tree)).collect();
+    let (head, stored_bytes) = ready.delta;
+    deltas.push(TreeRef { segment: own, head, generation, stored_bytes });
+    if deltas.len() > MAX_DELTAS {
+        return Err(Error::Refused { what: "the vault has too many deltas for one commit", path: vault.to_owned() });
+    }
+
+    let number = before.highest_snapshot + 1;
+    let place = newest.commit();
+    let mut commit = Commit {
+        flags: 0,
+        generation,
+        snapshot: Some(SnapshotRecord { number, stored_bytes: segment.written(), ..ready.snapshot }),
+        highest_snapshot: number,
+        previous: Some(Previous {
+            segment: table.add(SegmentSalt { salt: place.salt.0, wrapped: Vec::new() }),
+            block: BlockRef { number: place.number, offset: place.offset.0, sealed_len: place.sealed_len },
+            generation: newest.generation(),
+            digest: place.digest,
+        }),
+        segments: table.segments,
+        full,
+        deltas,
+        heads: Vec::new(),
+    };
+    let place = write_commit(segment, &mut commit)?;
+    let end = (place.offset.0 + u64::from(place.sealed_len)).max(newest.end());
+    let root = Root::new(base.keys.vault_id, generation, place, end)
+        .map_err(|why| Error::malformed(vault, newest_at, why))?;
+    Ok((newest_at, newest, number, root))
+}
+
+/// Writes a commit record whose own segment is number 0 of its table; fills in where the segment's heads are.
+pub(crate) fn write_commit(segment: &SegmentWriter, commit: &mut Commit) -> Result<CommitPlace> {
+    // Taking the place may take an extent, whose head is then to be listed too: so room for some more heads is reserved.
+    const SPARE_HEADS_LEN: usize = 64;
+    let own_heads = || segment.heads().into_iter().map(|at| (0, at)).collect();
+    commit.heads = own_heads();
+    let bound = u32::try_from(commit.encode().len() + SPARE_HEADS_LEN).unwrap_or(u32::MAX);
+    let offset = segment.reserve(u64::from(sealed_len(bound)))?;
+    commit.heads = own_heads();
+    let (number, framed) = segment.seal_meta(RecordKind::Commit, &commit.encode())?;
+    let sealed = u32::try_from(framed.len()).expect("sealed within the limit of a record");
+    debug_assert!(sealed <= sealed_len(bound), "two more heads fit into the spare room");
+    segment.write_at(&framed, offset)?;
+    Ok(CommitPlace {
+        offset: FileOffset(offset),
+        sealed_len: sealed,
+        number,
+        salt: Salt(segment.salt().salt),
+        digest: digest(&framed),
+    })
+}
+
+/// The segments of a commit under construction, each once.
+#[derive(Default)]
+struct SegmentTable {
+    segments: Vec<SegmentSalt>,
+}
+
+impl SegmentTable {
+    fn add(&mut self, segment: SegmentSalt) -> u32 {
+        let known = self.segments.iter().position(|known| *known == segment);
+        let position = known.unwrap_or_else(|| {
+            self.segments.push(segment);
+            self.segments.len() - 1
+        });
+        u32::try_from(position).expect("a commit has fewer than 2^32 trees")
+    }
+
+    fn tree(&mut self, before: &Commit, tree: TreeRef) -> TreeRef {
+        TreeRef { segment: self.add(before.segments[tree.segment as usize].clone()), ..tree }
+    }
+}

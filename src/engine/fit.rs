@@ -1,0 +1,250 @@
+//! From what was asked for to what is done: thread counts, queue depths, buffers, and the memory that follows from them.
+//!
+//! `peak ≤ base + budget + Σ workers × context + entries in flight × entry`, and before that the key derivation's memory,
+//! which is given back first. `--memory` is a ceiling on the whole: workers are taken away first, then queue slots, the
+//! chunk size last, and that by the ceiling alone, never by the number of cores, since it decides what a vault holds.
+
+use std::num::NonZeroU16;
+
+use crate::engine::config::{CHUNK_SIZES, DEFAULT_CHUNK_SIZE, Level, MAX_WORKERS, PipelineConfig, Workers};
+use crate::error::{Error, Result};
+use crate::primitives::pool::{HEAD_ROOM, TAIL_ROOM};
+use crate::primitives::sys::available_cores;
+use crate::primitives::units::{KIB, MIB, format_size};
+
+/// The program itself, its tables and the index blocks being built.
+const BASE: u64 = 28 * MIB;
+/// Stack pages that a worker touches, its histogram, its caches.
+const WORKER: u64 = 640 * KIB;
+/// One entry between scan and index: names, attributes, where its bytes went.
+const ENTRY: u64 = 512;
+/// The most entries between scan and index.
+const ENTRY_WINDOW: u64 = 65_536;
+/// The fewest that cannot stall: twice the entries that a batch may lie open for.
+const LEAST_ENTRY_WINDOW: u64 = 16_384;
+/// What the budget is held to where no ceiling is given and the cores do not need more.
+const AUTO_BUDGET: u64 = 128 * MIB;
+
+/// What the pipeline works with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) scan: usize,
+    pub(crate) read: usize,
+    /// Compress, or decrypt.
+    pub(crate) third: usize,
+    /// Encrypt, or decompress.
+    pub(crate) fourth: usize,
+    pub(crate) write: usize,
+    pub(crate) queue_depth: Option<usize>,
+    /// The largest chunk in plain bytes; also what one buffer holds.
+    pub(crate) chunk_size: u32,
+    /// Bytes of buffers in use at once.
+    pub(crate) budget: u64,
+    pub(crate) entry_window: u64,
+}
+
+impl Plan {
+    /// Slots of the channel before a stage of so many workers.
+    pub(crate) fn depth(&self, workers: usize) -> usize {
+        self.queue_depth.unwrap_or(workers * 2)
+    }
+
+    /// What one chunk needs while it is under way: the buffer it is read into, and the one it is packed into.
+    pub(crate) fn permit(&self) -> u64 {
+        2 * buffer_len(self.chunk_size)
+    }
+
+    /// The peak of memory that follows from this plan.
+    pub(crate) fn peak(&self, context: u64) -> u64 {
+        let workers = (self.scan + self.read + self.third + self.fourth + self.write + 2) as u64;
+        BASE + self.budget + workers * WORKER + self.third as u64 * context + self.entry_window * ENTRY
+    }
+}
+
+/// What a buffer for chunks of this size takes.
+pub(crate) fn buffer_len(chunk_size: u32) -> u64 {
+    u64::from(chunk_size) + (HEAD_ROOM + TAIL_ROOM) as u64
+}
+
+/// Bytes of a zstd compression context for chunks of this size, rounded up. Measured with libzstd 1.5.7 and the pledged
+/// size set; below 4 MiB its tables shrink with the chunk.
+fn compress_context(level: Level, chunk_size: u32) -> u64 {
+    let level = match level {
+        Level::Store => return 0,
+        Level::Zstd(level) => level,
+        Level::Auto => AUTO_HIGHEST_LEVEL,
+    };
+    let at_4_mib = match level {
+        ..=2 => MIB,
+        3..=4 => 2 * MIB,
+        5..=8 => 16 * MIB,
+        9..=12 => 48 * MIB,
+        13..=17 => 64 * MIB,
+        _ => 84 * MIB,
+    };
+    (at_4_mib * u64::from(chunk_size.max(MIB_U32)) / (4 * MIB)).max(512 * KIB)
+}
+
+const MIB_U32: u32 = 1 << 20;
+/// The highest level that `--level auto` may pick.
+pub(crate) const AUTO_HIGHEST_LEVEL: i32 = 6;
+
+/// How a stage's count was come by: what was set stays unless memory forbids it.
+fn count(own: Option<NonZeroU16>, all: Option<NonZeroU16>, auto: usize) -> Result<usize> {
+    let Some(set) = own.or(all) else { return Ok(auto) };
+    if set.get() > MAX_WORKERS {
+        return Err(Error::Usage(format!("{set} workers asked for a stage: at most {MAX_WORKERS} are allowed")));
+    }
+    Ok(usize::from(set.get()))
+}
+
+/// The plan of packing.
+pub(crate) fn fit_pack(config: &PipelineConfig, level: Level) -> Result<Plan> {
+    let chunk_size = config.chunk_size.unwrap_or(DEFAULT_CHUNK_SIZE);
+    if !CHUNK_SIZES.contains(&chunk_size) {
+        let (least, most) = (u64::from(*CHUNK_SIZES.start()), u64::from(*CHUNK_SIZES.end()));
+        let (least, most) = (format_size(least), format_size(most));
+        let asked = format_size(u64::from(chunk_size));
+        return Err(Error::Usage(format!("a chunk size of {asked} is out of range: {least} to {most} are allowed")));
+    }
+    let cores = available_cores().get();
+    let Workers { all, scan, read, compress, encrypt, write, .. } = config.workers;
+    let plan = Plan {
+        scan: count(scan, None, cores.min(4))?,
+        read: count(read, all, cores.clamp(2, 4))?,
+        third: count(compress, all, cores)?,
+        fourth: count(encrypt, all, cores)?,
+        write: count(write, all, cores.clamp(1, 4))?,
+        queue_depth: checked_depth(config)?,
+        chunk_size,
+        budget: 0,
+        entry_window: ENTRY_WINDOW,
+    };
+    fit(plan, config.memory, |chunk_size| compress_context(level, chunk_size), true)
+}
+
+/// The plan of the way back, for records of up to `largest_record` plain bytes.
+pub(crate) fn fit_unpack(config: &PipelineConfig, largest_record: u32, writes: bool) -> Result<Plan> {
+    let cores = available_cores().get();
+    let Workers { all, read, decrypt, decompress, write, .. } = config.workers;
+    let plan = Plan {
+        scan: 1,
+        read: count(read, all, cores.clamp(2, 4))?,
+        third: count(decrypt, all, cores)?,
+        fourth: count(decompress, all, cores)?,
+        write: if writes { count(write, all, cores.max(2))? } else { 0 },
+        queue_depth: checked_depth(config)?,
+        chunk_size: largest_record.max(*CHUNK_SIZES.start()),
+        budget: 0,
+        entry_window: ENTRY_WINDOW,
+    };
+    // A decompression context; its window lies in the output buffer.
+    fit(plan, config.memory, |_| 256 * KIB, false)
+}
+
+fn checked_depth(config: &PipelineConfig) -> Result<Option<usize>> {
+    match config.queue_depth {
+        Some(depth) if !(1..=65_536).contains(&depth) => {
+            Err(Error::Usage(format!("a queue depth of {depth} is out of range: 1 to 65536 are allowed")))
+        }
+        depth => Ok(depth),
+    }
+}
+
+/// Fits a plan to a ceiling.
+///
+/// - `context`: what a worker of the third stage needs for chunks of a size;
+/// - `may_shrink_chunks`: packing may choose smaller chunks; unpacking has to take the records as they are.
+fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, may_shrink_chunks: bool) -> Result<Plan> {
+    let wanted = |plan: &Plan| {
+        // Every stage busy and something waiting before the slowest. Behind `compress` a chunk holds one buffer only.
+        let chunks = plan.read + 2 * plan.third + plan.fourth + plan.write + 2;
+        let floor = (plan.third.max(plan.fourth) as u64 + 4) * plan.permit();
+        (chunks as u64 * plan.permit()).min(AUTO_BUDGET.max(floor))
+    };
+    plan.budget = wanted(&plan);
+    let Some(ceiling) = ceiling else { return Ok(plan) };
+
+    let least = |chunk_size: u32| {
+        let one_each = Plan { scan: 1, read: 1, third: 1, fourth: 1, write: plan.write.min(1), ..plan.clone() };
+        let one_each = Plan { chunk_size, entry_window: LEAST_ENTRY_WINDOW, ..one_each };
+        Plan { budget: 2 * one_each.permit(), ..one_each }
+    };
+    let peak = |plan: &Plan| plan.peak(context(plan.chunk_size));
+    let smallest = *CHUNK_SIZES.start();
+    while peak(&least(plan.chunk_size)) > ceiling {
+        if !may_shrink_chunks || plan.chunk_size <= smallest {
+            let needed = peak(&least(plan.chunk_size));
+            // Rounded up, so that asking for what the message says is enough.
+            let needed_mib = needed.div_ceil(MIB);
+            let asked = format_size(ceiling);
+            return Err(Error::Usage(format!("{asked} of memory is not enough: at least {needed_mib}M is needed")));
+        }
+        plan.chunk_size = (plan.chunk_size / 2).max(smallest);
+    }
+    if peak(&Plan { budget: wanted(&plan), ..plan.clone() }) > ceiling {
+        plan.entry_window = LEAST_ENTRY_WINDOW;
+    }
+    loop {
+        let without = peak(&Plan { budget: 0, ..plan.clone() });
+        let enough = (plan.third as u64 + 1).max(2) * plan.permit();
+        if without + enough <= ceiling {
+            plan.budget = wanted(&plan).min(ceiling - without);
+            return Ok(plan);
+        }
+        let stages = [&mut plan.third, &mut plan.fourth, &mut plan.read, &mut plan.write, &mut plan.scan];
+        let largest = stages.into_iter().max_by_key(|count| **count).expect("there are five");
+        if *largest > 1 {
+            *largest -= 1;
+        } else {
+            plan.budget = 2 * plan.permit();
+            return Ok(plan);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(memory: Option<&str>, workers: Option<u16>) -> PipelineConfig {
+        let memory = memory.map(|text| crate::primitives::units::parse_size(text).unwrap());
+        let all = workers.map(|n| NonZeroU16::new(n).unwrap());
+        PipelineConfig { memory, workers: Workers { all, ..Workers::default() }, ..PipelineConfig::default() }
+    }
+
+    #[test]
+    fn a_plan_stays_under_its_ceiling() {
+        for memory in ["48M", "64M", "128M", "256M", "1G"] {
+            for workers in [None, Some(1), Some(8), Some(64)] {
+                let plan = fit_pack(&config(Some(memory), workers), Level::Zstd(3)).unwrap();
+                let ceiling = crate::primitives::units::parse_size(memory).unwrap();
+                assert!(plan.peak(compress_context(Level::Zstd(3), plan.chunk_size)) <= ceiling, "{memory} {plan:?}");
+                assert!(plan.budget >= 2 * plan.permit(), "{memory} {plan:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn too_little_memory_is_refused_with_what_would_do() {
+        let refused = fit_pack(&config(Some("8M"), None), Level::Zstd(3)).unwrap_err().to_string();
+        let needed: String = refused.split("at least ").nth(1).unwrap().chars().take_while(|c| *c != ' ').collect();
+        assert!(fit_pack(&config(Some(&needed), None), Level::Zstd(3)).is_ok(), "{refused}");
+    }
+
+    #[test]
+    fn the_chunk_size_follows_from_the_ceiling_and_not_from_the_workers() {
+        for memory in ["48M", "64M", "128M"] {
+            let sizes = [1, 2, 16].map(|n| fit_pack(&config(Some(memory), Some(n)), Level::Zstd(3)).unwrap().chunk_size);
+            assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn the_default_stays_under_a_quarter_of_a_gib() {
+        let plan = fit_pack(&config(None, None), Level::Zstd(3)).unwrap();
+        if available_cores().get() <= 16 {
+            assert!(plan.peak(compress_context(Level::Zstd(3), plan.chunk_size)) <= 280 * MIB, "{plan:?}");
+        }
+    }
+}

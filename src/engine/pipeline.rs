@@ -1,0 +1,164 @@
+//! Runs stages: named worker threads in a scope, bounded channels between them, every worker measured, all joined.
+//!
+//! Who owns what: the engine's operation owns the channels' ends until it has handed them to workers; a worker owns its
+//! stage value and its ends, and drops them when it returns. How it ends: the planner is done and drops its sender; each
+//! stage's workers see "disconnected" when the stage before has ended and its queue is empty, and end. On a stop the
+//! worker that sees it first returns after its current item; its neighbours see a disconnected channel, which means stop
+//! and is no error of theirs. What bounds it: slots bound a channel, [permits](crate::engine::budget) bound the bytes.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender};
+
+use crate::engine::budget::Permit;
+use crate::engine::run::{Gauge, Run};
+use crate::engine::stats::WorkerStats;
+use crate::error::{Error, FileOp, Result};
+use crate::stages::{Stage, Weighed};
+
+/// An item on its way, with the permit for the memory it takes.
+pub(crate) struct Envelope<T> {
+    pub(crate) item: T,
+    pub(crate) permit: Option<Permit>,
+}
+
+/// The workers of one stage.
+pub(crate) struct StageHandle<'scope> {
+    name: &'static str,
+    workers: Vec<ScopedJoinHandle<'scope, Option<WorkerStats>>>,
+}
+
+impl StageHandle<'_> {
+    /// Waits for all of them; what they measured. Panics have been turned into the run's error already.
+    pub(crate) fn join(self) -> (&'static str, Vec<WorkerStats>) {
+        let stats = self.workers.into_iter().filter_map(|worker| worker.join().ok().flatten()).collect();
+        (self.name, stats)
+    }
+}
+
+/// Starts `count` workers of a stage between two channels.
+///
+/// `make` is called once in each worker's own thread. If a thread cannot be started, those that were end by themselves as
+/// their channels close.
+pub(crate) fn spawn_stage<'scope, 'env, S, F>(
+    scope: &'scope Scope<'scope, 'env>,
+    run: &'env Run<'_>,
+    count: usize,
+    make: F,
+    input: Receiver<Envelope<S::In>>,
+    output: Sender<Envelope<S::Out>>,
+) -> Result<StageHandle<'scope>>
+where
+    S: Stage + 'env,
+    S::In: Weighed,
+    S::Out: Weighed,
+    F: Fn() -> Result<S> + Send + Sync + 'env,
+{
+    let make = Arc::new(make);
+    let gauge = run.gauge(S::NAME, count);
+    let mut workers = Vec::with_capacity(count);
+    for number in 0..count {
+        let (make, gauge, input, output) = (Arc::clone(&make), Arc::clone(&gauge), input.clone(), output.clone());
+        let worker = Builder::new().name(format!("{}-{number}", S::NAME)).spawn_scoped(scope, move || {
+            guarded(S::NAME, run, || {
+                let mut stage = make()?;
+                Ok(work(&mut stage, run, &gauge, &input, &output)?.close())
+            })
+        });
+        workers.push(worker.map_err(|error| Error::io(FileOp::StartThread, S::NAME, error))?);
+    }
+    Ok(StageHandle { name: S::NAME, workers })
+}
+
+/// Starts one thread that is no [`Stage`]: a planner, the indexer.
+pub(crate) fn spawn_one<'scope, 'env, F>(
+    scope: &'scope Scope<'scope, 'env>,
+    run: &'env Run<'_>,
+    name: &'static str,
+    body: F,
+) -> Result<StageHandle<'scope>>
+where
+    F: FnOnce() -> Result<WorkerStats> + Send + 'env,
+{
+    let thread = Builder::new().name(name.into()).spawn_scoped(scope, move || guarded(name, run, body));
+    Ok(StageHandle { name, workers: vec![thread.map_err(|error| Error::io(FileOp::StartThread, name, error))?] })
+}
+
+/// Runs a worker's body; an error or a panic of it ends the run.
+fn guarded(name: &'static str, run: &Run<'_>, body: impl FnOnce() -> Result<WorkerStats>) -> Option<WorkerStats> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(stats)) => Some(stats),
+        Ok(Err(error)) => {
+            run.stop.fail(error);
+            None
+        }
+        Err(panic) => {
+            run.stop.fail(Error::WorkerPanicked { stage: name, message: panic_text(&*panic) });
+            None
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}
+
+fn work<S>(
+    stage: &mut S,
+    run: &Run<'_>,
+    gauge: &Gauge,
+    input: &Receiver<Envelope<S::In>>,
+    output: &Sender<Envelope<S::Out>>,
+) -> Result<WorkerStats>
+where
+    S: Stage,
+    S::In: Weighed,
+    S::Out: Weighed,
+{
+    let mut stats = WorkerStats::default();
+    loop {
+        let idle = Instant::now();
+        let Ok(Envelope { item, mut permit }) = input.recv() else { break };
+        let began = Instant::now();
+        stats.wait_input += began - idle;
+        if run.stop.is_stopped() {
+            break;
+        }
+        gauge.active.fetch_add(1, Ordering::Relaxed);
+        stats.bytes_in += item.bytes();
+        let mut waited = Duration::ZERO;
+        let mut bytes_out = 0;
+        let mut neighbour_gone = false;
+        let result = stage.process(item, &mut |out| {
+            bytes_out += out.bytes();
+            let mut permit = permit.take();
+            if let Some(permit) = &mut permit {
+                permit.shrink_to(out.held());
+            }
+            let sending = Instant::now();
+            let sent = output.send(Envelope { item: out, permit });
+            waited += sending.elapsed();
+            neighbour_gone = sent.is_err();
+            // Only the message matters: the caller sees `neighbour_gone` first.
+            sent.map_err(|_| Error::Interrupted)
+        });
+        gauge.active.fetch_sub(1, Ordering::Relaxed);
+        if neighbour_gone {
+            break;
+        }
+        result?;
+        stats.bytes_out += bytes_out;
+        stats.wait_output += waited;
+        stats.serviced(began, waited);
+        let service = began.elapsed().saturating_sub(waited);
+        gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        run.counters.tick();
+    }
+    Ok(stats)
+}

@@ -1,0 +1,297 @@
+//! One run's place in the vault file: extents taken from its end, records put into them in any order, what was not
+//! needed given back.
+//!
+//! Who owns what: the run's [`SegmentWriter`] owns the extents it has taken; nobody else writes there. A place is handed
+//! out under a mutex that is held for a few instructions, never across work; the next extent is taken by whichever worker
+//! finds the current one half used, with no mutex held, while the others go on. How it ends: with
+//! [`SegmentWriter::trim`] after the commit, or [`SegmentWriter::give_back`] before it; a killed writer leaves its extents
+//! unreferenced, and nothing else.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::crypto::derive::{SegmentKeys, segment_keys};
+use crate::engine::state::VaultKeys;
+use crate::error::{Error, FileOp, Result};
+use crate::format::index::{BlockRef, SegmentSalt};
+use crate::format::record::{
+    RECORD_ALIGNMENT, RecordKind, SEGMENT_HEADER_LEN, Salt, SegmentHeader, SegmentId, VaultId, align_up, seal_meta,
+};
+use crate::format::tree::BlockSink;
+use crate::primitives::storage::{Lock, LockMode, Storage};
+
+/// The first extent of a run; each one after is twice as long, up to [`MAX_EXTENT_LEN`].
+const FIRST_EXTENT_LEN: u64 = 1 << 20;
+/// The longest extent, unless a single record needs more.
+const MAX_EXTENT_LEN: u64 = 64 << 20;
+/// Write-behind is started for about so many bytes at a time.
+const WRITEBACK_LEN: u64 = 8 << 20;
+
+/// A stretch of the file that belongs to this run.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    start: u64,
+    end: u64,
+}
+
+#[derive(Default)]
+struct Space {
+    /// Where the next record goes, and where the current extent ends.
+    cursor: u64,
+    end: u64,
+    /// Taken already, to be used when the current one is full.
+    next: Option<Stretch>,
+    /// Somebody is taking the next one.
+    taking: bool,
+    next_len: u64,
+    /// Everything taken, adjacent extents as one; in ascending order.
+    taken: Vec<Stretch>,
+    /// Ends of extents that were left unused when a record did not fit.
+    gaps: Vec<Stretch>,
+    /// Where this run's segment headers are.
+    heads: Vec<u64>,
+}
+
+/// Writes the records of one run.
+pub(crate) struct SegmentWriter {
+    storage: Arc<dyn Storage>,
+    vault: PathBuf,
+    vault_id: VaultId,
+    salt: Salt,
+    id: SegmentId,
+    keys: SegmentKeys,
+    space: Mutex<Space>,
+    changed: Condvar,
+    next_meta: AtomicU64,
+    written: AtomicU64,
+}
+
+impl SegmentWriter {
+    /// A writer with a fresh salt, and no extent yet.
+    pub(crate) fn new(storage: Arc<dyn Storage>, vault: &Path, keys: &VaultKeys) -> Result<Self> {
+        let salt = Salt::generate()?;
+        Ok(Self {
+            storage,
+            vault: vault.to_owned(),
+            vault_id: keys.vault_id,
+            salt,
+            id: salt.segment_id(),
+            keys: segment_keys(&keys.master, &salt.0, &keys.vault_id.0),
+            space: Mutex::new(Space { next_len: FIRST_EXTENT_LEN, ..Space::default() }),
+            changed: Condvar::new(),
+            next_meta: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+        })
+    }
+
+    /// The segment's id, for record headers.
+    pub(crate) fn id(&self) -> SegmentId {
+        self.id
+    }
+
+    /// The segment's keys.
+    pub(crate) fn keys(&self) -> &SegmentKeys {
+        &self.keys
+    }
+
+    /// The segment as trees and commits name it.
+    pub(crate) fn salt(&self) -> SegmentSalt {
+        SegmentSalt { salt: self.salt.0, wrapped: Vec::new() }
+    }
+
+    /// Bytes of records written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Where the segment headers written so far are.
+    pub(crate) fn heads(&self) -> Vec<u64> {
+        self.space().heads.clone()
+    }
+
+    fn space(&self) -> MutexGuard<'_, Space> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes one framed record to a place of its own and says where that is.
+    pub(crate) fn write(&self, framed: &[u8]) -> Result<u64> {
+        let offset = self.reserve(framed.len() as u64)?;
+        self.write_at(framed, offset)?;
+        Ok(offset)
+    }
+
+    /// Writes bytes to a place that was reserved.
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        write_all_at(&*self.storage, &self.vault, bytes, offset)?;
+        let len = bytes.len() as u64;
+        let before = self.written.fetch_add(len, Ordering::Relaxed);
+        if len >= WRITEBACK_LEN / 8 || before / WRITEBACK_LEN != (before + len) / WRITEBACK_LEN {
+            let started = self.storage.start_writeback(offset, len);
+            started.map_err(|error| Error::io(FileOp::Sync, &self.vault, error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a place for so many bytes.
+    pub(crate) fn reserve(&self, len: u64) -> Result<u64> {
+        let len = align_up(len, RECORD_ALIGNMENT).expect("records are shorter than 2^32 bytes");
+        let mut space = self.space();
+        loop {
+            if space.end - space.cursor >= len {
+                let offset = space.cursor;
+                space.cursor += len;
+                let half_used = space.next.is_none() && space.end - space.cursor < space.next_len / 4;
+                if half_used && !space.taking {
+                    self.take_extent(space, len)?;
+                }
+                return Ok(offset);
+            }
+            if let Some(next) = space.next.take() {
+                self.move_to(&mut space, next);
+            } else if space.taking {
+                space = self.changed.wait(space).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                space = self.take_extent(space, len)?;
+            }
+        }
+    }
+
+    fn move_to(&self, space: &mut Space, next: Stretch) {
+        if next.start == space.end && space.end > 0 {
+            // It prolongs the current one: no head, and a record may lie across the seam.
+            space.end = next.end;
+            return;
+        }
+        if space.cursor < space.end {
+            let gap = Stretch { start: space.cursor, end: space.end };
+            space.gaps.push(gap);
+        }
+        space.cursor = next.start + SEGMENT_HEADER_LEN as u64;
+        space.end = next.end;
+        self.changed.notify_all();
+    }
+
+    /// Takes the next extent from the end of the file, with room for its head and `len` bytes at least.
+    fn take_extent<'s>(&'s self, mut space: MutexGuard<'s, Space>, len: u64) -> Result<MutexGuard<'s, Space>> {
+        space.taking = true;
+        let extent_len = space.next_len.max(len + SEGMENT_HEADER_LEN as u64);
+        let (own_end, extent_number) = (space.end, space.heads.len());
+        drop(space);
+        let taken = self.allocate(extent_len, own_end, extent_number);
+        let mut space = self.space();
+        space.taking = false;
+        self.changed.notify_all();
+        let stretch = taken?;
+        space.next_len = (space.next_len * 2).min(MAX_EXTENT_LEN);
+        match space.taken.last_mut() {
+            Some(last) if last.end == stretch.start => last.end = stretch.end,
+            _ => space.taken.push(stretch),
+        }
+        if stretch.start != own_end {
+            space.heads.push(stretch.start);
+        }
+        space.next = Some(stretch);
+        Ok(space)
+    }
+
+    /// Lengthens the file under the ALLOC lock and writes the head of the new extent, unless it prolongs the current one.
+    fn allocate(&self, len: u64, own_end: u64, extent_number: usize) -> Result<Stretch> {
+        let io = |op| move |error| Error::io(op, &self.vault, error);
+        self.storage.lock(Lock::Alloc, LockMode::Exclusive).map_err(io(FileOp::Lock))?;
+        let allocated = (|| {
+            let file_len = self.storage.len().map_err(io(FileOp::Stat))?;
+            let start = align_up(file_len, RECORD_ALIGNMENT).unwrap_or(u64::MAX);
+            let end = start.checked_add(len).filter(|&end| end <= i64::MAX.unsigned_abs());
+            let end = end.ok_or_else(|| Error::Refused { what: "the vault is too long", path: self.vault.clone() })?;
+            self.storage.allocate(start, len).map_err(io(FileOp::Allocate))?;
+            Ok(Stretch { start, end })
+        })();
+        self.storage.unlock(Lock::Alloc).map_err(io(FileOp::Lock))?;
+        let stretch = allocated?;
+        if stretch.start != own_end {
+            let number = u32::try_from(extent_number).unwrap_or(u32::MAX);
+            let head = SegmentHeader::new(self.vault_id, self.salt, number).encode();
+            if let Err(error) = write_all_at(&*self.storage, &self.vault, &head, stretch.start) {
+                // Known to nobody yet, so it must be remembered here for `give_back`.
+                self.space().taken.push(stretch);
+                return Err(error);
+            }
+        }
+        Ok(stretch)
+    }
+
+    /// Gives back what lies behind the last record of each extent, after the commit.
+    pub(crate) fn trim(&self) -> Result<()> {
+        let mut space = self.space();
+        let mut unused = std::mem::take(&mut space.gaps);
+        if space.cursor < space.end {
+            unused.push(Stretch { start: space.cursor, end: space.end });
+        }
+        unused.extend(space.next.take());
+        space.end = space.cursor;
+        drop(space);
+        self.release(unused)
+    }
+
+    /// Gives everything back: nothing of this run is referred to by any root.
+    pub(crate) fn give_back(&self) -> Result<()> {
+        let mut space = self.space();
+        let all = std::mem::take(&mut space.taken);
+        *space = Space { next_len: FIRST_EXTENT_LEN, ..Space::default() };
+        drop(space);
+        self.release(all)
+    }
+
+    /// Cuts stretches off where they end the file, and punches holes where they do not.
+    fn release(&self, mut unused: Vec<Stretch>) -> Result<()> {
+        let io = |op| move |error| Error::io(op, &self.vault, error);
+        unused.retain(|stretch| stretch.start < stretch.end);
+        if unused.is_empty() {
+            return Ok(());
+        }
+        unused.sort_unstable_by_key(|stretch| std::cmp::Reverse(stretch.start));
+        self.storage.lock(Lock::Alloc, LockMode::Exclusive).map_err(io(FileOp::Lock))?;
+        let released = unused.iter().try_for_each(|stretch| {
+            if self.storage.len().map_err(io(FileOp::Stat))? == stretch.end {
+                self.storage.set_len(stretch.start).map_err(io(FileOp::Truncate))
+            } else {
+                self.storage.punch(stretch.start, stretch.end - stretch.start).map_err(io(FileOp::Allocate))
+            }
+        });
+        self.storage.unlock(Lock::Alloc).map_err(io(FileOp::Lock))?;
+        released
+    }
+
+    /// Seals one metadata record under the next number, without writing it.
+    pub(crate) fn seal_meta(&self, kind: RecordKind, plain: &[u8]) -> Result<(u64, Vec<u8>)> {
+        let number = self.next_meta.fetch_add(1, Ordering::Relaxed);
+        Ok((number, seal_meta(&self.keys, self.id, kind, number, plain)?))
+    }
+}
+
+/// Index blocks go where the data goes.
+impl BlockSink for &SegmentWriter {
+    fn put(&mut self, kind: RecordKind, plain: &[u8]) -> Result<BlockRef> {
+        let (number, framed) = self.seal_meta(kind, plain)?;
+        let offset = self.write(&framed)?;
+        let sealed_len = u32::try_from(framed.len()).expect("metadata records are at most 16 MiB");
+        Ok(BlockRef { number, offset, sealed_len })
+    }
+}
+
+/// Writes all of `bytes`, however many calls that takes.
+pub(crate) fn write_all_at(storage: &dyn Storage, vault: &Path, mut bytes: &[u8], mut offset: u64) -> Result<()> {
+    while !bytes.is_empty() {
+        match storage.write_at(bytes, offset) {
+            Ok(0) => return Err(Error::io(FileOp::Write, vault, std::io::ErrorKind::WriteZero)),
+            Ok(written) => {
+                bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io(FileOp::Write, vault, error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,434 @@
+//! From files to plain chunks: bytes that nobody else can change.
+//!
+//! Large files are mapped and copied out of the mapping by the kernel (docs/adr/0001), small ones are read. What a file
+//! was before and after is compared, so that no mixture of two versions is stored unreported.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, FileOp, Result};
+use crate::primitives::fs::{FsKind, Stat, StatKind, Timestamp};
+use crate::primitives::pool::{BufferPool, PooledBuf};
+use crate::primitives::units::ChunkSeq;
+use crate::stages::pack::source::{Source, SourceFile};
+use crate::stages::{
+    EntrySeq, FileRange, FileSlice, PartDone, PartVerdict, ReadJob, ReadPart, Stage, Weighed, WholeFile,
+};
+
+/// A ctime this near to the reading may hide a later change: the entry is never taken for unchanged.
+const RACY_SECS: i64 = 2;
+
+/// A file of at least a chunk, shared by its slices; open as long as one of them is under way.
+pub(crate) struct LargeFile {
+    /// Whose bytes they are.
+    pub(crate) entry: EntrySeq,
+    /// Where the file is.
+    pub(crate) path: PathBuf,
+    /// What the scan saw.
+    pub(crate) stat: Stat,
+    remaining: AtomicU32,
+    cut_short: AtomicBool,
+    opened: OnceLock<Result<Opened, SharedError>>,
+}
+
+struct Opened {
+    file: Box<dyn SourceFile>,
+    mapped: bool,
+}
+
+/// An error that every slice of a file reports.
+#[derive(Debug, Clone)]
+struct SharedError {
+    op: FileOp,
+    kind: std::io::ErrorKind,
+    raw: Option<i32>,
+    message: String,
+}
+
+impl SharedError {
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::Io { op, source, .. } => {
+                Self { op: *op, kind: source.kind(), raw: source.raw_os_error(), message: source.to_string() }
+            }
+            other => {
+                Self { op: FileOp::Open, kind: std::io::ErrorKind::Other, raw: None, message: other.to_string() }
+            }
+        }
+    }
+
+    fn error(&self, path: &std::path::Path) -> Error {
+        let source = match self.raw {
+            Some(code) => std::io::Error::from_raw_os_error(code),
+            None => std::io::Error::new(self.kind, self.message.clone()),
+        };
+        Error::io(self.op, path, source)
+    }
+}
+
+impl LargeFile {
+    /// A file that will be read in `slices` slices.
+    pub(crate) fn new(entry: EntrySeq, path: PathBuf, stat: Stat, slices: u32) -> Self {
+        Self {
+            entry,
+            path,
+            stat,
+            remaining: AtomicU32::new(slices),
+            cut_short: AtomicBool::new(false),
+            opened: OnceLock::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for LargeFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LargeFile").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A chunk as it was read.
+#[derive(Debug)]
+pub(crate) struct PlainChunk {
+    /// The record's number.
+    pub(crate) number: ChunkSeq,
+    /// The bytes; empty if nothing could be read.
+    pub(crate) buf: PooledBuf,
+    /// Whose bytes they are.
+    pub(crate) parts: Vec<PartDone>,
+}
+
+impl Weighed for ReadJob {
+    fn bytes(&self) -> u64 {
+        let ranges = |part: &ReadPart| match part {
+            ReadPart::Whole(whole) => whole.ranges.iter().map(|range| range.len).sum::<u64>(),
+            ReadPart::Slice(slice) => slice.ranges.iter().map(|range| range.len).sum(),
+        };
+        self.parts.iter().map(ranges).sum()
+    }
+}
+
+impl Weighed for PlainChunk {
+    fn bytes(&self) -> u64 {
+        self.buf.len() as u64
+    }
+}
+
+/// How large files are taken in by all workers of a run.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    /// Whether to map at all, and where.
+    pub(crate) mapping: Mapping,
+    /// The system has refused to copy out of a mapping: said once, then every worker reads.
+    pub(crate) refused: AtomicBool,
+}
+
+/// Where large files are mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mapping {
+    /// Nowhere.
+    Never,
+    /// On local file systems.
+    Local,
+    /// Everywhere but on pseudo file systems, which cannot.
+    Always,
+}
+
+/// One read worker.
+pub(crate) struct Read<'s> {
+    source: &'s dyn Source,
+    intake: &'s Intake,
+    pool: BufferPool,
+    /// Told of every file that is taken up.
+    at: &'s (dyn Fn(&std::path::Path) + Sync),
+}
+
+impl<'s> Read<'s> {
+    /// A worker; its buffers come from `pool` and hold a chunk each.
+    pub(crate) fn new(
+        source: &'s dyn Source,
+        intake: &'s Intake,
+        pool: BufferPool,
+        at: &'s (dyn Fn(&std::path::Path) + Sync),
+    ) -> Self {
+        Self { source, intake, pool, at }
+    }
+
+    fn whole(&self, whole: &WholeFile, buf: &mut PooledBuf) -> PartDone {
+        let at = buf.len();
+        let began = now();
+        let (ranges, complete, verdict, fresh) = match self.read_whole(whole, buf) {
+            Ok(read) => read,
+            Err(error) => {
+                buf.set_len(at);
+                (Vec::new(), false, PartVerdict::Failed(error), None)
+            }
+        };
+        let ctime = fresh.as_ref().map_or(whole.stat.ctime, |stat| stat.ctime);
+        PartDone {
+            entry: whole.entry,
+            slice: 0,
+            at: u32::try_from(at).expect("chunks are at most 16 MiB"),
+            ranges,
+            complete,
+            verdict,
+            fresh: fresh.map(Box::new),
+            racy: is_racy(ctime, began),
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "used in one place, which names the four")]
+    fn read_whole(
+        &self,
+        whole: &WholeFile,
+        buf: &mut PooledBuf,
+    ) -> Result<(Vec<FileRange>, bool, PartVerdict, Option<Stat>)> {
+        let at = buf.len();
+        let file = self.source.open(&whole.path)?;
+        let io = |error| Error::io(FileOp::Read, &whole.path, error);
+        let opened = file.stat().map_err(|error| Error::io(FileOp::Stat, &whole.path, error))?;
+        same_file(&opened, &whole.stat, &whole.path)?;
+        if whole.to_end {
+            let len = read_to_end(&*file, buf).map_err(io)?;
+            let ranges = if len == 0 { Vec::new() } else { vec![FileRange { offset: 0, len }] };
+            return Ok((ranges, true, PartVerdict::Good, Some(Stat { size: len, ..opened })));
+        }
+        let planned: u64 = whole.ranges.iter().map(|range| range.len).sum();
+        let got = read_ranges(&*file, &whole.ranges, buf).map_err(io)?;
+        let after = file.stat().map_err(|error| Error::io(FileOp::Stat, &whole.path, error))?;
+        let all = total(&got) == planned;
+        if all && unchanged(&whole.stat, &after) {
+            return Ok((got, true, PartVerdict::Good, None));
+        }
+        if all && after.size > whole.stat.size {
+            return Ok((got, true, PartVerdict::Grew, None));
+        }
+        // Changed since the scan, or while it was read: once more, from the attributes of now, never more than planned.
+        buf.set_len(at);
+        let before = after;
+        let ranges = if before.blocks * 512 < before.size {
+            clip(file.data_ranges(before.size).map_err(io)?, planned)
+        } else {
+            clip(vec![FileRange { offset: 0, len: before.size }], planned)
+        };
+        let wanted = total(&ranges);
+        let got = read_ranges(&*file, &ranges, buf).map_err(io)?;
+        let after = file.stat().map_err(|error| Error::io(FileOp::Stat, &whole.path, error))?;
+        let all = total(&got) == wanted;
+        let fits = ranges.last().map_or(0, |range| range.offset + range.len) <= before.size && wanted <= planned;
+        // What did not fit into the chunk that was planned is as if it had been appended later.
+        let clipped = before.size > whole.stat.size;
+        let verdict = match () {
+            () if all && fits && unchanged(&before, &after) && !clipped => PartVerdict::Good,
+            () if all && after.size >= before.size && before.size >= whole.stat.size && clipped => PartVerdict::Grew,
+            () => PartVerdict::Changed(what_changed(&before, &after)),
+        };
+        Ok((got, all && !clipped, verdict, Some(before)))
+    }
+
+    fn slice(&self, slice: &FileSlice, buf: &mut PooledBuf) -> PartDone {
+        let file = &slice.file;
+        let began = now();
+        let read = self.read_slice(slice, buf);
+        // The worker that ends the last slice compares the file with what it was.
+        let is_last = file.remaining.fetch_sub(1, Ordering::AcqRel) == 1;
+        let (ranges, complete, verdict) = match read {
+            Err(error) => {
+                buf.set_len(0);
+                (Vec::new(), false, PartVerdict::Failed(error))
+            }
+            Ok((ranges, complete)) => {
+                let verdict = if is_last { self.judge(file) } else { PartVerdict::Good };
+                (ranges, complete, verdict)
+            }
+        };
+        PartDone {
+            entry: file.entry,
+            slice: slice.index,
+            at: 0,
+            ranges,
+            complete,
+            verdict,
+            fresh: None,
+            racy: is_racy(file.stat.ctime, began),
+        }
+    }
+
+    fn read_slice(&self, slice: &FileSlice, buf: &mut PooledBuf) -> Result<(Vec<FileRange>, bool)> {
+        let file = &slice.file;
+        let opened = file.opened.get_or_init(|| self.open_large(file).map_err(|error| SharedError::of(&error)));
+        let opened = opened.as_ref().map_err(|shared| shared.error(&file.path))?;
+        let mapped = opened.mapped && !self.intake.refused.load(Ordering::Relaxed);
+        let read = if mapped {
+            copy_ranges(&*opened.file, &slice.ranges, buf, &self.intake.refused)
+        } else {
+            read_ranges(&*opened.file, &slice.ranges, buf)
+        };
+        let got = read.map_err(|error| Error::io(FileOp::Read, &file.path, error))?;
+        let complete = total(&got) == total(&slice.ranges);
+        if !complete {
+            file.cut_short.store(true, Ordering::Release);
+        }
+        Ok((got, complete))
+    }
+
+    fn open_large(&self, file: &LargeFile) -> Result<Opened> {
+        let opened = self.source.open(&file.path)?;
+        let stat = opened.stat().map_err(|error| Error::io(FileOp::Stat, &file.path, error))?;
+        same_file(&stat, &file.stat, &file.path)?;
+        let mapped = match self.intake.mapping {
+            Mapping::Never => false,
+            Mapping::Local => opened.file_system().is_ok_and(|kind| kind == FsKind::Local),
+            Mapping::Always => opened.file_system().is_ok_and(|kind| kind != FsKind::Pseudo),
+        };
+        Ok(Opened { file: opened, mapped })
+    }
+
+    fn judge(&self, file: &LargeFile) -> PartVerdict {
+        let Some(Ok(opened)) = file.opened.get() else { return PartVerdict::Good };
+        let after = match opened.file.stat() {
+            Ok(after) => after,
+            Err(error) => return PartVerdict::Failed(Error::io(FileOp::Stat, &file.path, error)),
+        };
+        let cut_short = file.cut_short.load(Ordering::Acquire);
+        if !cut_short && unchanged(&file.stat, &after) {
+            PartVerdict::Good
+        } else if !cut_short && after.size > file.stat.size {
+            PartVerdict::Grew
+        } else {
+            PartVerdict::Changed(what_changed(&file.stat, &after))
+        }
+    }
+}
+
+impl Stage for Read<'_> {
+    type In = ReadJob;
+    type Out = PlainChunk;
+    const NAME: &'static str = "read";
+
+    fn process(&mut self, job: ReadJob, emit: &mut dyn FnMut(PlainChunk) -> Result<()>) -> Result<()> {
+        let mut buf = self.pool.take().map_err(|error| Error::io(FileOp::Allocate, "a buffer", error))?;
+        let mut parts = Vec::with_capacity(job.parts.len());
+        for part in &job.parts {
+            parts.push(match part {
+                ReadPart::Whole(whole) => {
+                    (self.at)(&whole.path);
+                    self.whole(whole, &mut buf)
+                }
+                ReadPart::Slice(slice) => {
+                    (self.at)(&slice.file.path);
+                    self.slice(slice, &mut buf)
+                }
+            });
+        }
+        emit(PlainChunk { number: job.number, buf, parts })
+    }
+}
+
+fn total(ranges: &[FileRange]) -> u64 {
+    ranges.iter().map(|range| range.len).sum()
+}
+
+/// The first `room` bytes of some ranges.
+fn clip(ranges: Vec<FileRange>, mut room: u64) -> Vec<FileRange> {
+    let mut clipped = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let len = range.len.min(room);
+        room -= len;
+        if len > 0 {
+            clipped.push(FileRange { len, ..range });
+        }
+    }
+    clipped
+}
+
+/// Appends ranges of a file to the buffer; stops at the first that is cut short. Answers what was got.
+fn read_ranges(
+    file: &dyn SourceFile,
+    ranges: &[FileRange],
+    buf: &mut PooledBuf,
+) -> std::io::Result<Vec<FileRange>> {
+    append_ranges(ranges, buf, |dst, offset| file.read_at(dst, offset))
+}
+
+/// The same by way of mappings; sets `refused` when the system does not permit that.
+fn copy_ranges(
+    file: &dyn SourceFile,
+    ranges: &[FileRange],
+    buf: &mut PooledBuf,
+    refused: &AtomicBool,
+) -> std::io::Result<Vec<FileRange>> {
+    append_ranges(ranges, buf, |dst, offset| {
+        let (len, was_refused) = file.copy_at(dst, offset)?;
+        if was_refused {
+            refused.store(true, Ordering::Relaxed);
+        }
+        Ok(len)
+    })
+}
+
+fn append_ranges(
+    ranges: &[FileRange],
+    buf: &mut PooledBuf,
+    mut read: impl FnMut(&mut [u8], u64) -> std::io::Result<usize>,
+) -> std::io::Result<Vec<FileRange>> {
+    let mut got = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let at = buf.len();
+        let room = buf.capacity() - at;
+        let len = usize::try_from(range.len).map_or(room, |len| len.min(room));
+        let read = read(&mut buf.whole_mut()[at..at + len], range.offset)?;
+        buf.set_len(at + read);
+        if read > 0 {
+            got.push(FileRange { offset: range.offset, len: read as u64 });
+        }
+        if (read as u64) < range.len {
+            break;
+        }
+    }
+    Ok(got)
+}
+
+/// Reads a file that does not say its size; an error if it does not end within the buffer.
+fn read_to_end(file: &dyn SourceFile, buf: &mut PooledBuf) -> std::io::Result<u64> {
+    let at = buf.len();
+    let room = buf.capacity();
+    let read = file.read_at(&mut buf.whole_mut()[at..room], 0)?;
+    if at + read == room && file.read_at(&mut [0], read as u64)? > 0 {
+        return Err(std::io::Error::other("a file without a size that does not end within a chunk"));
+    }
+    buf.set_len(at + read);
+    Ok(read as u64)
+}
+
+/// A file that another has been put in the place of is not the one that was to be stored.
+fn same_file(opened: &Stat, planned: &Stat, path: &std::path::Path) -> Result<()> {
+    if opened.kind == StatKind::File && (opened.dev, opened.ino) == (planned.dev, planned.ino) {
+        return Ok(());
+    }
+    let replaced = std::io::Error::other("it was replaced by another file since it was listed");
+    Err(Error::io(FileOp::Read, path, replaced))
+}
+
+fn unchanged(before: &Stat, after: &Stat) -> bool {
+    (before.size, before.mtime, before.ctime) == (after.size, after.mtime, after.ctime)
+}
+
+fn what_changed(before: &Stat, after: &Stat) -> String {
+    let what = if before.size == after.size {
+        "its content or attributes changed".to_owned()
+    } else {
+        format!("its size went from {} to {} bytes", before.size, after.size)
+    };
+    format!("changed while it was read ({what}); stored as it was read")
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos: since.subsec_nanos() }
+}
+
+fn is_racy(ctime: Timestamp, began: Timestamp) -> bool {
+    ctime >= Timestamp { secs: began.secs - RACY_SECS, ..began }
+}
