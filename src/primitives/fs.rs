@@ -1,0 +1,746 @@
+//! Which file is that, what does it hold, and how is it opened safely? The file calls of the program.
+//!
+//! Calls that take a path answer with an [`Error`] that carries the operation and the path; calls on descriptors and the
+//! calls for extended attributes answer with the system's error alone, for the caller who knows the path. Unless it says
+//! otherwise, nothing here follows a symlink in the last component of a path, and nothing waits for a FIFO.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, SeekFrom, Statx, StatxFlags, StatxTimestamp, XattrFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use crate::error::{Error, FileOp, Result};
+
+/// A point in time as file systems keep it. Before 1970 the seconds are negative and the nanoseconds still count forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Timestamp {
+    /// Whole seconds since 1970, rounded down.
+    pub secs: i64,
+    /// What is to be added: 0 to 999,999,999.
+    pub nanos: u32,
+}
+
+/// What an inode is, in the words of every manual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum StatKind {
+    File,
+    Directory,
+    Symlink,
+    Fifo,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// The attributes of an inode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// What it is.
+    pub kind: StatKind,
+    /// Permission bits with setuid, setgid and sticky: at most 0o7777.
+    pub mode: u32,
+    /// The owner.
+    pub uid: u32,
+    /// The owning group.
+    pub gid: u32,
+    /// The length in bytes; of a symlink that of its target, of anything else but a file whatever the system says.
+    pub size: u64,
+    /// Space taken, in units of 512 bytes whatever the block size is.
+    pub blocks: u64,
+    /// When the content was last changed, or what somebody set it to.
+    pub mtime: Timestamp,
+    /// When content or attributes were last changed; nobody can set it.
+    pub ctime: Timestamp,
+    /// The device that holds it.
+    pub dev: u64,
+    /// Its number on that device.
+    pub ino: u64,
+    /// How many names it has.
+    pub nlink: u64,
+    /// Which device it is, of device nodes.
+    pub rdev: u64,
+}
+
+/// How far reads of a file system can be trusted to behave like reads of a local disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FsKind {
+    /// A file system on a device or in memory, and every one that is not known here.
+    Local,
+    /// One whose reads go to another machine or another process: NFS, SMB, FUSE, 9p, AFS, Ceph, cluster file systems. An
+    /// error while reading a mapping would be a signal; locks and syncs may mean less.
+    Network,
+    /// One whose files are made up when they are read, often with a size of 0: proc, sysfs, cgroup and their like.
+    Pseudo,
+}
+
+/// The extended attributes of an inode, name and value, sorted by name.
+pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
+// ---------------------------------------------------------------------------------------------------- opening, reading
+
+/// Opens a file for reading without following a symlink at the end of the path, without waiting for the other end of a
+/// FIFO, and without moving its access time where the system lets us.
+pub(crate) fn open_read(path: &Path) -> Result<File> {
+    open_read_at(CWD, path).map_err(|source| Error::io(FileOp::Open, path, source))
+}
+
+/// [`open_read`] of a path relative to an open directory.
+pub(crate) fn open_read_at(dir: impl AsFd, path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = |flags| retry_on_intr(|| rustix::fs::openat(&dir, path, flags, Mode::empty()));
+    let fd = match open(flags | OFlags::NOATIME) {
+        // The flag is for the owner of the file and for root.
+        Err(Errno::PERM) => open(flags),
+        opened => opened,
+    }?;
+    Ok(File::from(fd))
+}
+
+/// Creates a file that must not exist yet, for writing, with these permissions less the umask.
+pub(crate) fn create_new(path: &Path, mode: u32) -> Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match retry_on_intr(|| rustix::fs::open(path, flags, Mode::from_raw_mode(mode))) {
+        Ok(fd) => Ok(File::from(fd)),
+        Err(source) => Err(Error::io(FileOp::Create, path, source)),
+    }
+}
+
+/// Reads a small file whole. Follows symlinks and waits for FIFOs: it is for what a user names on the command line.
+///
+/// # Errors
+/// Besides the system's: [`io::ErrorKind::FileTooLarge`] if there are more than `limit` bytes, which bounds what is read
+/// of a device that never ends.
+pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
+        .map(File::from)
+        .map_err(|source| Error::io(FileOp::Open, path, source))?;
+    let mut content = Vec::new();
+    let at_most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(at_most)
+        .read_to_end(&mut content)
+        .map_err(|source| Error::io(FileOp::Read, path, source))?;
+    if content.len() > limit {
+        return Err(Error::io(FileOp::Read, path, io::ErrorKind::FileTooLarge));
+    }
+    Ok(content)
+}
+
+/// Reads from `offset` on until `buf` is full or the file ends; says how many bytes. Not full means: the end was there.
+pub(crate) fn read_full_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        let at = u64::try_from(filled).ok().and_then(|filled| offset.checked_add(filled));
+        let at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        match file.read_at(&mut buf[filled..], at) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+// --------------------------------------------------------------------------------------------------------- attributes
+
+/// The attributes of what is at this path, of a symlink itself.
+pub(crate) fn lstat(path: &Path) -> Result<Stat> {
+    stat_at(CWD, path).map_err(|source| Error::io(FileOp::Stat, path, source))
+}
+
+/// The attributes of what is open.
+pub(crate) fn fstat(fd: impl AsFd) -> io::Result<Stat> {
+    statx(fd, Path::new(""), AtFlags::EMPTY_PATH)
+}
+
+/// The attributes of what has this name in an open directory, of a symlink itself.
+pub(crate) fn stat_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<Stat> {
+    statx(dir, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn statx(dir: impl AsFd, name: &Path, flags: AtFlags) -> io::Result<Stat> {
+    // To look at a directory is no reason to mount what would be mounted there.
+    let flags = flags | AtFlags::NO_AUTOMOUNT;
+    let found = retry_on_intr(|| rustix::fs::statx(&dir, name, flags, StatxFlags::BASIC_STATS))?;
+    Stat::try_from(&found)
+}
+
+impl TryFrom<&Statx> for Stat {
+    type Error = io::Error;
+
+    fn try_from(found: &Statx) -> io::Result<Self> {
+        let kind = match FileType::from_raw_mode(u32::from(found.stx_mode)) {
+            FileType::RegularFile => StatKind::File,
+            FileType::Directory => StatKind::Directory,
+            FileType::Symlink => StatKind::Symlink,
+            FileType::Fifo => StatKind::Fifo,
+            FileType::Socket => StatKind::Socket,
+            FileType::CharacterDevice => StatKind::CharDevice,
+            FileType::BlockDevice => StatKind::BlockDevice,
+            // Such as an eventfd, which has no type; no name ever leads to one.
+            FileType::Unknown => return Err(io::Error::new(io::ErrorKind::Unsupported, "an inode of unknown type")),
+        };
+        Ok(Self {
+            kind,
+            mode: u32::from(found.stx_mode) & 0o7777,
+            uid: found.stx_uid,
+            gid: found.stx_gid,
+            size: found.stx_size,
+            blocks: found.stx_blocks,
+            mtime: found.stx_mtime.into(),
+            ctime: found.stx_ctime.into(),
+            dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+            ino: found.stx_ino,
+            nlink: u64::from(found.stx_nlink),
+            rdev: rustix::fs::makedev(found.stx_rdev_major, found.stx_rdev_minor),
+        })
+    }
+}
+
+impl From<StatxTimestamp> for Timestamp {
+    fn from(time: StatxTimestamp) -> Self {
+        Self {
+            secs: time.tv_sec,
+            nanos: time.tv_nsec,
+        }
+    }
+}
+
+/// The target of a symlink, as bytes.
+pub(crate) fn readlink(path: &Path) -> Result<Vec<u8>> {
+    readlink_at(CWD, path).map_err(|source| Error::io(FileOp::ReadLink, path, source))
+}
+
+/// The target of the symlink that has this name in an open directory, as bytes.
+pub(crate) fn readlink_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let target = retry_on_intr(|| rustix::fs::readlinkat(&dir, name.as_ref(), Vec::new()))?;
+    Ok(target.into_bytes())
+}
+
+/// The kind of the file system that an open file or directory is on.
+pub(crate) fn file_system_kind(fd: impl AsFd) -> io::Result<FsKind> {
+    Ok(kind_of_magic(retry_on_intr(|| rustix::fs::fstatfs(&fd))?.f_type))
+}
+
+/// The kind of the file system that this path is on; of a symlink that of the symlink itself.
+pub(crate) fn file_system_kind_of(path: &Path) -> Result<FsKind> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
+        .map_err(io::Error::from)
+        .and_then(file_system_kind)
+        .map_err(|source| Error::io(FileOp::Stat, path, source))
+}
+
+/// Source: `linux/magic.h` and the file systems' own headers; statfs(2) lists most.
+fn kind_of_magic(magic: impl Into<i64>) -> FsKind {
+    // 32 bits that some platforms extend with their sign.
+    match magic.into() & 0xffff_ffff {
+        0x6969 // NFS
+        | 0x517b // SMB
+        | 0xff53_4d42 // CIFS
+        | 0xfe53_4d42 // SMB2
+        | 0x6573_5546 // FUSE, virtiofs
+        | 0x0102_1997 // 9p
+        | 0x5346_414f // AFS
+        | 0x6b41_4653 // kAFS
+        | 0x7375_7245 // Coda
+        | 0x564c // NCP
+        | 0x00c3_6400 // Ceph
+        | 0x7461_636f // OCFS2
+        | 0x0116_1970 // GFS2
+        | 0x0bd0_0bd0 // Lustre
+        | 0x4750_4653 // GPFS
+        | 0x1983_0326 // BeeGFS
+        | 0x2003_0528 // OrangeFS
+        | 0xaad7_aaea // PanFS
+        | 0xbeef_dead // SNFS
+        | 0x786f_4256 // VirtualBox shared folders
+        | 0xbacb_acbc // VMware shared folders
+        => FsKind::Network,
+        0x9fa0 // proc
+        | 0x9fa1 // openprom
+        | 0x9fa2 // usbfs
+        | 0x6265_6572 // sysfs
+        | 0x0027_e0eb // cgroup
+        | 0x6367_7270 // cgroup2
+        | 0x6462_6720 // debugfs
+        | 0x7472_6163 // tracefs
+        | 0x7363_6673 // securityfs
+        | 0xcafe_4a11 // bpf
+        | 0x6165_676c // pstore
+        | 0xde5e_81e4 // efivarfs
+        | 0x6265_6570 // configfs
+        | 0x6573_5543 // fusectl
+        | 0x1cd1 // devpts
+        | 0x1980_0202 // mqueue
+        | 0x4249_4e4d // binfmt_misc
+        | 0xf97c_ff8c // selinuxfs
+        | 0x4341_5d53 // smackfs
+        | 0x5a3c_69f0 // apparmorfs
+        | 0x6759_6969 // rpc_pipefs
+        | 0x6e66_7364 // nfsd
+        | 0x6e73_6673 // nsfs
+        | 0xabba_1974 // xenfs
+        | 0x0765_5821 // resctrl
+        | 0x6c6f_6f70 // binderfs
+        | 0x0187 // autofs
+        => FsKind::Pseudo,
+        _ => FsKind::Local,
+    }
+}
+
+// -------------------------------------------------------------------------------------------------------------- holes
+
+/// The next range of a file that holds data, from `from` on and up to `size`, as offset and length; `None` if what is
+/// left is a hole. Where the file system cannot tell, all that is left is one range. Moves the descriptor's position.
+pub(crate) fn next_data_range(fd: impl AsFd, size: u64, from: u64) -> io::Result<Option<(u64, u64)>> {
+    if from >= size {
+        return Ok(None);
+    }
+    let seek = |to| match retry_on_intr(|| rustix::fs::seek(&fd, to)) {
+        Ok(found) => Ok(Some(found.min(size))),
+        // The end of the file, or nothing but a hole up to it.
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let begin = match seek(SeekFrom::Data(from)) {
+        Ok(Some(begin)) if begin < size => begin.max(from),
+        Ok(_) => return Ok(None),
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Some((from, size - from))),
+        Err(error) => return Err(error.into()),
+    };
+    let end = match seek(SeekFrom::Hole(begin))? {
+        Some(end) if end > begin => end,
+        // The file became shorter or was punched in between. Reading will tell what is there now; to stop here, or to
+        // answer with an empty range, would hide it.
+        _ => size,
+    };
+    Ok(Some((begin, end - begin)))
+}
+
+/// All ranges of a file that hold data, from `from` on and up to `size`, as offset and length, ascending and apart.
+///
+/// A file can have a range for every second block: who needs bounded memory asks for one after another with
+/// [`next_data_range`].
+pub(crate) fn data_ranges(fd: impl AsFd, size: u64, from: u64) -> io::Result<Vec<(u64, u64)>> {
+    let mut ranges = Vec::new();
+    let mut at = from;
+    while let Some((begin, len)) = next_data_range(&fd, size, at)? {
+        ranges.push((begin, len));
+        at = begin + len;
+    }
+    Ok(ranges)
+}
+
+// ------------------------------------------------------------------------------------------------ extended attributes
+
+/// The extended attributes of what is at this path, of a symlink itself. Empty where the file system has none.
+pub(crate) fn list_xattrs(path: &Path) -> io::Result<Xattrs> {
+    collect_xattrs(
+        |names| match names {
+            Some(names) => rustix::fs::llistxattr(path, spare_capacity(names)),
+            None => rustix::fs::llistxattr_query(path),
+        },
+        |name, value| match value {
+            Some(value) => rustix::fs::lgetxattr(path, name, spare_capacity(value)),
+            None => rustix::fs::lgetxattr_query(path, name),
+        },
+    )
+}
+
+/// The extended attributes of what is open. Empty where the file system has none.
+pub(crate) fn list_xattrs_fd(fd: impl AsFd) -> io::Result<Xattrs> {
+    collect_xattrs(
+        |names| match names {
+            Some(names) => rustix::fs::flistxattr(&fd, spare_capacity(names)),
+            None => rustix::fs::flistxattr_query(&fd),
+        },
+        |name, value| match value {
+            Some(value) => rustix::fs::fgetxattr(&fd, name, spare_capacity(value)),
+            None => rustix::fs::fgetxattr_query(&fd, name),
+        },
+    )
+}
+
+/// Sets an extended attribute of what is open, whether it has it already or not.
+pub(crate) fn set_xattr(fd: impl AsFd, name: &[u8], value: &[u8]) -> io::Result<()> {
+    Ok(retry_on_intr(|| {
+        rustix::fs::fsetxattr(&fd, name, value, XattrFlags::empty())
+    })?)
+}
+
+/// Sets an extended attribute of what is at this path, of a symlink itself, whether it has it already or not.
+pub(crate) fn set_xattr_path(path: &Path, name: &[u8], value: &[u8]) -> io::Result<()> {
+    Ok(retry_on_intr(|| {
+        rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())
+    })?)
+}
+
+fn collect_xattrs(
+    mut list: impl FnMut(Option<&mut Vec<u8>>) -> rustix::io::Result<usize>,
+    mut get: impl FnMut(&[u8], Option<&mut Vec<u8>>) -> rustix::io::Result<usize>,
+) -> io::Result<Xattrs> {
+    let names = match read_growing(&mut list) {
+        Ok(names) => names,
+        // `ENOTSUP` and `EOPNOTSUPP` are one number on Linux.
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut xattrs = Vec::new();
+    for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+        match read_growing(|value| get(name, value)) {
+            Ok(value) => xattrs.push((name.to_vec(), value)),
+            // It vanished since it was listed; or it is listed, but not by the file system that is to give it.
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    xattrs.sort_unstable();
+    Ok(xattrs)
+}
+
+/// Reads something whose size has to be asked for first (`None`) and may have grown when it is read.
+fn read_growing(
+    mut call: impl FnMut(Option<&mut Vec<u8>>) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Vec<u8>> {
+    loop {
+        let size = retry_on_intr(|| call(None))?;
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        // The kernel holds names and values to 64 KiB each, so this size is bounded.
+        let mut content = Vec::with_capacity(size);
+        match retry_on_intr(|| call(Some(&mut content))) {
+            Ok(_) => return Ok(content),
+            Err(Errno::RANGE) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn temp() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn write(path: &Path, content: &[u8]) {
+        std::fs::write(path, content).unwrap();
+    }
+
+    #[test]
+    fn attributes_are_those_that_the_standard_library_sees() {
+        let dir = temp();
+        let path = dir.path().join("file");
+        write(&path, &[7; 5000]);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o4751)).unwrap();
+        std::fs::hard_link(&path, dir.path().join("other")).unwrap();
+        let (found, expected) = (lstat(&path).unwrap(), std::fs::metadata(&path).unwrap());
+        assert_eq!(
+            (found.kind, found.mode, found.size, found.nlink),
+            (StatKind::File, 0o4751, 5000, 2)
+        );
+        assert_eq!((found.uid, found.gid), (expected.uid(), expected.gid()));
+        assert_eq!(
+            (found.dev, found.ino, found.rdev),
+            (expected.dev(), expected.ino(), expected.rdev())
+        );
+        assert_eq!(found.blocks, expected.blocks());
+        assert_eq!(
+            (found.mtime.secs, i64::from(found.mtime.nanos)),
+            (expected.mtime(), expected.mtime_nsec())
+        );
+        assert_eq!(
+            (found.ctime.secs, i64::from(found.ctime.nanos)),
+            (expected.ctime(), expected.ctime_nsec())
+        );
+        assert_eq!(fstat(open_read(&path).unwrap()).unwrap(), found);
+        assert_eq!(
+            stat_at(
+                File::from(rustix::fs::open(dir.path(), OFlags::PATH, Mode::empty()).unwrap()),
+                "file"
+            )
+            .unwrap(),
+            found
+        );
+    }
+
+    #[test]
+    fn every_kind_of_inode_is_told() {
+        let dir = temp();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("directory")).unwrap();
+        symlink("nowhere", at("symlink")).unwrap();
+        rustix::fs::mkfifoat(CWD, at("fifo"), Mode::RUSR).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        assert_eq!(lstat(&at("directory")).unwrap().kind, StatKind::Directory);
+        assert_eq!(lstat(&at("symlink")).unwrap().kind, StatKind::Symlink);
+        assert_eq!(lstat(&at("fifo")).unwrap().kind, StatKind::Fifo);
+        assert_eq!(lstat(&at("socket")).unwrap().kind, StatKind::Socket);
+        let null = lstat("/dev/null".as_ref()).unwrap();
+        assert_eq!(
+            (null.kind, null.rdev),
+            (StatKind::CharDevice, rustix::fs::makedev(1, 3))
+        );
+    }
+
+    #[test]
+    fn times_before_1970_keep_their_nanoseconds_and_their_order() {
+        let dir = temp();
+        let path = dir.path().join("old");
+        write(&path, b"");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH - Duration::from_millis(1250))
+            .unwrap();
+        let mtime = lstat(&path).unwrap().mtime;
+        assert_eq!(
+            mtime,
+            Timestamp {
+                secs: -2,
+                nanos: 750_000_000
+            }
+        );
+        assert!(mtime < Timestamp { secs: -1, nanos: 0 } && mtime > Timestamp { secs: -2, nanos: 0 });
+    }
+
+    #[test]
+    fn an_error_says_what_was_tried_on_which_path() {
+        let missing = Path::new("/nonexistent/file");
+        for (error, op) in [
+            (lstat(missing).unwrap_err(), FileOp::Stat),
+            (open_read(missing).unwrap_err(), FileOp::Open),
+            (readlink(missing).unwrap_err(), FileOp::ReadLink),
+            (read_file(missing, 10).unwrap_err(), FileOp::Open),
+            (create_new(missing, 0o600).unwrap_err(), FileOp::Create),
+            (file_system_kind_of(missing).unwrap_err(), FileOp::Stat),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Io);
+            assert_eq!(error.to_string(), format!("cannot {op}: /nonexistent/file"));
+        }
+    }
+
+    #[test]
+    fn opening_does_not_follow_and_does_not_wait() {
+        let dir = temp();
+        let (link, fifo) = (dir.path().join("link"), dir.path().join("fifo"));
+        symlink("/etc/passwd", &link).unwrap();
+        let Error::Io { source, .. } = open_read(&link).unwrap_err() else {
+            panic!("an I/O error")
+        };
+        assert_eq!(source.raw_os_error(), Some(libc::ELOOP));
+        rustix::fs::mkfifoat(CWD, &fifo, Mode::RUSR).unwrap();
+        assert_eq!(fstat(open_read(&fifo).unwrap()).unwrap().kind, StatKind::Fifo);
+    }
+
+    #[test]
+    fn reading_leaves_the_access_time_alone() {
+        let dir = temp();
+        let path = dir.path().join("file");
+        write(&path, b"content");
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let times = std::fs::FileTimes::new().set_accessed(old);
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_times(times)
+            .unwrap();
+        let file = open_read(&path).unwrap();
+        assert_eq!(read_full_at(&file, &mut [0; 7], 0).unwrap(), 7);
+        assert_eq!(std::fs::metadata(&path).unwrap().accessed().unwrap(), old);
+    }
+
+    #[test]
+    fn creating_takes_no_existing_name_not_even_of_a_dangling_symlink() {
+        let dir = temp();
+        let (path, link) = (dir.path().join("new"), dir.path().join("link"));
+        create_new(&path, 0o600).unwrap();
+        assert_eq!(lstat(&path).unwrap().mode, 0o600);
+        symlink("nowhere", &link).unwrap();
+        for taken in [&path, &link] {
+            let Error::Io { source, .. } = create_new(taken, 0o600).unwrap_err() else {
+                panic!("an I/O error")
+            };
+            assert_eq!(source.kind(), io::ErrorKind::AlreadyExists);
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_whole_or_refused_as_too_large() {
+        let dir = temp();
+        let (path, link) = (dir.path().join("file"), dir.path().join("link"));
+        write(&path, b"12345");
+        symlink("file", &link).unwrap();
+        assert_eq!(read_file(&link, 5).unwrap(), b"12345");
+        for (path, limit) in [(path.as_path(), 4), (Path::new("/dev/zero"), 1000)] {
+            let Error::Io { source, .. } = read_file(path, limit).unwrap_err() else {
+                panic!("an I/O error")
+            };
+            assert_eq!(source.kind(), io::ErrorKind::FileTooLarge);
+        }
+    }
+
+    #[test]
+    fn reading_fills_the_buffer_or_ends_with_the_file() {
+        let dir = temp();
+        let path = dir.path().join("file");
+        write(&path, b"0123456789");
+        let file = open_read(&path).unwrap();
+        for (offset, len, expected) in [
+            (0, 10, "0123456789"),
+            (3, 4, "3456"),
+            (8, 9, "89"),
+            (10, 1, ""),
+            (99, 5, ""),
+        ] {
+            let mut buf = vec![0; len];
+            let read = read_full_at(&file, &mut buf, offset).unwrap();
+            assert_eq!(&buf[..read], expected.as_bytes());
+        }
+        assert_eq!(read_full_at(&file, &mut [], u64::MAX).unwrap(), 0);
+        assert!(read_full_at(&file, &mut [0], u64::MAX).is_err());
+    }
+
+    #[test]
+    fn the_target_of_a_symlink_is_bytes() {
+        let dir = temp();
+        let link = dir.path().join("link");
+        let target = b"no\xffutf-8/".repeat(200);
+        symlink(OsStr::from_bytes(&target), &link).unwrap();
+        assert_eq!(readlink(&link).unwrap(), target);
+    }
+
+    #[test]
+    fn file_systems_are_told_apart() {
+        assert_eq!(
+            file_system_kind_of("/proc/self/status".as_ref()).unwrap(),
+            FsKind::Pseudo
+        );
+        assert_eq!(file_system_kind_of("/sys".as_ref()).unwrap(), FsKind::Pseudo);
+        assert_eq!(file_system_kind(tempfile::tempfile().unwrap()).unwrap(), FsKind::Local);
+        assert_eq!(kind_of_magic(0x6969_i64), FsKind::Network);
+        assert_eq!(kind_of_magic(0xff53_4d42_i64), FsKind::Network);
+        assert_eq!(
+            kind_of_magic(i64::from(0xff53_4d42_u32.cast_signed())),
+            FsKind::Network,
+            "extended by its sign"
+        );
+        assert_eq!(kind_of_magic(0xef53_i64), FsKind::Local, "ext4");
+    }
+
+    #[test]
+    fn ranges_of_data_leave_the_holes_out() {
+        const MIB: u64 = 1 << 20;
+        let file = tempfile::tempfile().unwrap();
+        let size = 8 * MIB;
+        file.set_len(size).unwrap();
+        assert_eq!(data_ranges(&file, size, 0).unwrap(), [], "nothing but a hole");
+        file.write_all_at(&vec![1; 1 << 20], MIB).unwrap();
+        file.write_all_at(&vec![1; 1 << 20], 7 * MIB).unwrap();
+        assert_eq!(data_ranges(&file, size, 0).unwrap(), [(MIB, MIB), (7 * MIB, MIB)]);
+        assert_eq!(
+            data_ranges(&file, size, MIB + 5).unwrap(),
+            [(MIB + 5, MIB - 5), (7 * MIB, MIB)]
+        );
+        assert_eq!(
+            data_ranges(&file, 7 * MIB + 3, 2 * MIB).unwrap(),
+            [(7 * MIB, 3)],
+            "not beyond the size asked for"
+        );
+        assert_eq!(data_ranges(&file, 7 * MIB, 2 * MIB).unwrap(), []);
+        assert_eq!(
+            data_ranges(&file, 20 * MIB, 7 * MIB).unwrap(),
+            [(7 * MIB, MIB)],
+            "the file is shorter"
+        );
+        assert_eq!(data_ranges(&file, size, size).unwrap(), []);
+        assert_eq!(data_ranges(&file, size, u64::MAX).unwrap(), []);
+    }
+
+    #[test]
+    fn where_holes_are_unknown_everything_is_one_range() {
+        // A FIFO cannot seek (`ESPIPE`), which is an error; a file of proc answers `EINVAL`.
+        let status = open_read("/proc/self/status".as_ref()).unwrap();
+        assert_eq!(data_ranges(&status, 100, 10).unwrap(), [(10, 90)]);
+        let (reader, _writer) = io::pipe().unwrap();
+        assert!(data_ranges(&reader, 100, 0).is_err());
+    }
+
+    #[test]
+    fn extended_attributes_come_sorted_and_with_their_values() {
+        let dir = temp();
+        let path = dir.path().join("file");
+        write(&path, b"");
+        let file = open_read(&path).unwrap();
+        assert_eq!(list_xattrs(&path).unwrap(), []);
+        let long = vec![b'v'; 2000];
+        set_xattr(&file, b"user.b", &long).unwrap();
+        set_xattr_path(&path, b"user.a", b"first").unwrap();
+        set_xattr_path(&path, b"user.a", b"\0second\xff").unwrap();
+        set_xattr(&file, b"user.empty", b"").unwrap();
+        let expected: Xattrs = [
+            ("user.a", b"\0second\xff".as_slice()),
+            ("user.b", &long),
+            ("user.empty", b""),
+        ]
+        .map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()))
+        .into();
+        assert_eq!(list_xattrs(&path).unwrap(), expected);
+        assert_eq!(list_xattrs_fd(&file).unwrap(), expected);
+        let link = dir.path().join("link");
+        symlink("file", &link).unwrap();
+        assert_eq!(
+            list_xattrs(&link).unwrap(),
+            [],
+            "those of the symlink, not of its target"
+        );
+        assert!(
+            set_xattr_path(&link, b"user.c", b"").is_err(),
+            "symlinks have no user attributes"
+        );
+        assert!(set_xattr(&file, b"user.nul\0byte", b"").is_err());
+        assert_eq!(
+            list_xattrs(&dir.path().join("missing")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+
+    #[test]
+    fn a_list_that_grows_is_asked_for_again_and_one_that_shrinks_is_not_missed() {
+        let mut sizes = [3, 5].into_iter();
+        let list = |names: Option<&mut Vec<u8>>| match names {
+            None => Ok(sizes.next().unwrap()),
+            Some(names) if names.capacity() < 4 => Err(Errno::RANGE),
+            Some(names) => {
+                names.extend_from_slice(b"b\0a\0");
+                Ok(4)
+            }
+        };
+        let get = |name: &[u8], value: Option<&mut Vec<u8>>| match (name, value) {
+            (b"a", _) => Err(Errno::NODATA),
+            (_, None) => Ok(1),
+            (_, Some(value)) => {
+                value.push(b'v');
+                Ok(1)
+            }
+        };
+        assert_eq!(collect_xattrs(list, get).unwrap(), [(b"b".to_vec(), b"v".to_vec())]);
+        let none = collect_xattrs(|_| Err(Errno::NOTSUP), |_, _| Err(Errno::NOTSUP));
+        assert_eq!(none.unwrap(), []);
+        assert!(collect_xattrs(|_| Err(Errno::IO), |_, _| Err(Errno::NOTSUP)).is_err());
+    }
+}

@@ -1,0 +1,300 @@
+//! System calls that no crate wraps safely, and a few questions to the system about this process.
+
+#![expect(unsafe_code, reason = "the place for system calls that no crate wraps")]
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::time::ClockId;
+
+/// What to do with a byte-range lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RangeLock {
+    /// Hold it together with others.
+    Shared,
+    /// Hold it alone.
+    Exclusive,
+    /// Give it back.
+    Unlocked,
+}
+
+/// Sets the open-file-description lock on the one byte at `position`, which need not lie within the file; a lock that is
+/// held already is converted. `false` if another open file description is in the way and `wait` is off; what was held
+/// before is then still held. With `wait` on, it comes back with the lock or an error.
+///
+/// Such a lock belongs to the open file description: two descriptors made by `dup` share it, two made by `open` exclude
+/// each other even within one process, and it ends with the last descriptor. The kernel finds no deadlocks among them.
+/// `fd` must be open for reading for a shared lock, for writing for an exclusive one.
+pub(crate) fn set_range_lock(fd: impl AsFd, position: u64, lock: RangeLock, wait: bool) -> io::Result<bool> {
+    let start = libc::off64_t::try_from(position)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a lock beyond the largest file offset"))?;
+    let kind = match lock {
+        RangeLock::Shared => libc::F_RDLCK,
+        RangeLock::Exclusive => libc::F_WRLCK,
+        RangeLock::Unlocked => libc::F_UNLCK,
+    };
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let range = libc::flock64 {
+        l_type: libc::c_short::try_from(kind).map_err(invalid)?,
+        l_whence: libc::c_short::try_from(libc::SEEK_SET).map_err(invalid)?,
+        l_start: start,
+        l_len: 1,
+        // Must be zero for open-file-description locks.
+        l_pid: 0,
+    };
+    let command = if wait { libc::F_OFD_SETLKW } else { libc::F_OFD_SETLK };
+    let fd = fd.as_fd();
+    loop {
+        // SAFETY: `fd` is open for as long as it is borrowed; these commands read one `flock64`, which `range` is, and
+        // keep no pointer to it.
+        if unsafe { libc::fcntl(fd.as_raw_fd(), command, &raw const range) } == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EAGAIN | libc::EACCES) if !wait => return Ok(false),
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Has the kernel copy `dst.len()` bytes of this process's memory at `src` into `dst`; says how many it copied.
+///
+/// The count falls short where a page of the source cannot be had (not mapped, or of a file that ends before it); if
+/// that is so for the very first page, it is 0. No signal is raised for it: this is why the call exists.
+///
+/// # Errors
+/// What the system answers where it does not permit the call at all: `EPERM` or `ENOSYS`, from a seccomp filter or a
+/// kernel built without it.
+///
+/// # Safety
+/// Whatever is mapped at `src .. src + dst.len()` must not be memory that somebody holds a `&mut` to, and not `dst`.
+pub(crate) unsafe fn copy_own_memory(src: *const u8, dst: &mut [u8]) -> io::Result<usize> {
+    if dst.is_empty() {
+        return Ok(0);
+    }
+    let local = libc::iovec {
+        iov_base: dst.as_mut_ptr().cast(),
+        iov_len: dst.len(),
+    };
+    // The type has no `const` form; the kernel only reads there.
+    let remote = libc::iovec {
+        iov_base: src.cast_mut().cast(),
+        iov_len: dst.len(),
+    };
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    loop {
+        // SAFETY: one entry each, both alive during the call. The kernel writes into `dst` only, at most its length, and
+        // reads the source with its own access checks: what is not there is an error, not a fault. Nobody has exclusive
+        // hold of the source, by this function's contract.
+        let copied = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+        if let Ok(copied) = usize::try_from(copied) {
+            return Ok(copied);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            // `dst` is memory that can be written, so it is the source that has no page.
+            Some(libc::EFAULT) => return Ok(0),
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Asks the kernel to begin writing the dirty pages of a range to the device; does not wait for them and makes nothing
+/// durable. `len` 0 means to the end of the file.
+pub(crate) fn start_writeback(fd: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
+    let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, "a range beyond the largest file offset");
+    let (offset, len) = (
+        i64::try_from(offset).map_err(invalid)?,
+        i64::try_from(len).map_err(invalid)?,
+    );
+    let fd = fd.as_fd();
+    loop {
+        // SAFETY: no memory is passed; `fd` is open for as long as it is borrowed. A WAIT flag would consume a write
+        // error that a later sync has to see, so there is none.
+        if unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// The CPU time, user and system, that the calling thread has used.
+pub(crate) fn thread_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
+    // Neither is ever negative for this clock, and nanoseconds are below 10^9.
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+/// The most memory that this process ever had resident, in bytes; `None` where the system does not tell.
+pub(crate) fn peak_rss_bytes() -> Option<u64> {
+    // `ru_maxrss` survives `exec`, so that a program started by a large one (a test runner) would answer with its
+    // parent's size. `VmHWM` belongs to the address space, which is new.
+    peak_rss_of_status().or_else(peak_rss_of_rusage)
+}
+
+fn peak_rss_of_status() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+fn peak_rss_of_rusage() -> Option<u64> {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: the kernel fills one `rusage`, for which there is room.
+    if unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: the call succeeded, so all of it is filled.
+    let usage = unsafe { usage.assume_init() };
+    u64::try_from(usage.ru_maxrss).ok()?.checked_mul(1024)
+}
+
+/// Keeps this process's memory, which holds keys, out of core dumps and away from debuggers of the same user.
+///
+/// For a binary to call once at its start: it changes the whole process, so a library has no business with it.
+///
+/// # Errors
+/// Of the first of the two settings (no dumps and no tracing; a core size limit of 0) that failed; both are tried.
+pub(crate) fn set_not_dumpable() -> io::Result<()> {
+    let dumpable = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    // The hard limit as well: a child that changes its identity becomes dumpable again, and inherits this.
+    let core = rustix::process::setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    );
+    Ok(dumpable.and(core)?)
+}
+
+/// How many cores this process may use, counting its affinity and the quota of its cgroup; 1 where nobody knows.
+pub(crate) fn available_cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    const AT: u64 = 1 << 62;
+
+    /// Two open file descriptions of one file.
+    fn two_descriptions() -> (std::fs::File, std::fs::File) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        (file.reopen().unwrap(), file.reopen().unwrap())
+    }
+
+    #[test]
+    fn locks_of_two_descriptions_exclude_each_other_and_conversion_keeps_what_it_cannot_raise() {
+        let (a, b) = two_descriptions();
+        assert!(set_range_lock(&a, AT, RangeLock::Shared, false).unwrap());
+        assert!(set_range_lock(&b, AT, RangeLock::Shared, false).unwrap());
+        assert!(
+            !set_range_lock(&a, AT, RangeLock::Exclusive, false).unwrap(),
+            "b shares it"
+        );
+        assert!(
+            !set_range_lock(&b, AT, RangeLock::Exclusive, false).unwrap(),
+            "a still shares it"
+        );
+        assert!(
+            set_range_lock(&b, AT + 1, RangeLock::Exclusive, false).unwrap(),
+            "the next byte is another lock"
+        );
+        assert!(set_range_lock(&b, AT, RangeLock::Unlocked, false).unwrap());
+        assert!(set_range_lock(&a, AT, RangeLock::Exclusive, false).unwrap());
+        assert!(!set_range_lock(&b, AT, RangeLock::Shared, false).unwrap());
+    }
+
+    #[test]
+    fn a_waiter_gets_the_lock_when_its_holder_is_gone() {
+        let (a, b) = two_descriptions();
+        assert!(set_range_lock(&a, AT, RangeLock::Exclusive, true).unwrap());
+        let given_back = Arc::new(AtomicBool::new(false));
+        let waiter = std::thread::spawn({
+            let given_back = Arc::clone(&given_back);
+            move || {
+                assert!(set_range_lock(&b, AT, RangeLock::Exclusive, true).unwrap());
+                given_back.load(Ordering::SeqCst)
+            }
+        });
+        given_back.store(true, Ordering::SeqCst);
+        drop(a);
+        assert!(waiter.join().unwrap(), "the waiter came back before the lock was free");
+    }
+
+    #[test]
+    fn a_position_beyond_file_offsets_is_an_error() {
+        let (a, _) = two_descriptions();
+        let error = set_range_lock(&a, u64::MAX, RangeLock::Shared, false).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            start_writeback(&a, u64::MAX, 1).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+    }
+
+    #[test]
+    fn own_memory_is_copied_and_what_is_not_mapped_counts_as_nothing() {
+        let src: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+        let mut dst = vec![0; src.len()];
+        // SAFETY: `src` is a live vector to which only shared references exist.
+        let copied = unsafe { copy_own_memory(src.as_ptr(), &mut dst) };
+        assert_eq!(copied.unwrap(), src.len());
+        assert!(src == dst);
+        // SAFETY: nothing is ever mapped on the first page.
+        let copied = unsafe { copy_own_memory(std::ptr::without_provenance(8), &mut dst) };
+        assert_eq!(copied.unwrap(), 0);
+        // SAFETY: nothing is copied.
+        let copied = unsafe { copy_own_memory(std::ptr::null(), &mut []) };
+        assert_eq!(copied.unwrap(), 0);
+        assert!(src == dst, "what failed wrote nothing");
+    }
+
+    #[test]
+    fn cpu_time_of_a_thread_grows_with_its_work() {
+        let before = thread_cpu_time();
+        // Until the clock moves: that it does is what is tested, not when.
+        let mut work = 1_u64;
+        while thread_cpu_time() == before {
+            work = std::hint::black_box(work.wrapping_mul(work | 3));
+        }
+        assert!(thread_cpu_time() > before);
+    }
+
+    #[test]
+    fn the_peak_of_memory_grows_with_what_is_touched() {
+        const LEN: usize = 64 << 20;
+        let before = peak_rss_bytes().unwrap();
+        let touched = vec![1_u8; LEN];
+        std::hint::black_box(&touched);
+        let after = peak_rss_bytes().unwrap();
+        assert!(
+            after >= u64::try_from(LEN).unwrap() && after >= before,
+            "{before} then {after}"
+        );
+        assert!(peak_rss_of_rusage().unwrap() > 0);
+    }
+
+    #[test]
+    fn there_is_at_least_one_core() {
+        assert!(available_cores().get() >= 1);
+    }
+}
