@@ -5,5 +5,6 @@ mod crypto;
 mod error;
 mod format;
 mod primitives;
+mod stages;
 
 pub use crate::error::{Error, ErrorKind, FileOp, Malformation, Result};
