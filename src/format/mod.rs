@@ -3,4 +3,5 @@
 pub(crate) mod entry;
 pub(crate) mod header;
 pub(crate) mod keyslot;
+mod layout;
 pub(crate) mod record;
