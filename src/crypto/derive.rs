@@ -15,7 +15,7 @@ use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::crypto::aead::RecordCipher;
-use crate::crypto::key::{HeaderKey, KEY_LEN, Kek, Key, MasterKey, Password, RecordKey, RootKey, StretchedKey};
+use crate::crypto::key::{HeaderKey, KEY_LEN, Kek, Key, MasterKey, Password, RootKey, StretchedKey, purpose};
 
 /// Every label of the format. No two are equal and none begins another, so no two derivations can meet.
 mod label {
@@ -215,14 +215,12 @@ pub(crate) struct SegmentKeys {
 
 /// The ciphers of the segment with this salt. A writer's salt is drawn for the one run: see docs/FORMAT.md, "Nonces".
 pub(crate) fn segment_keys(master: &MasterKey, salt: &[u8; SALT_LEN], vault_id: &[u8; VAULT_ID_LEN]) -> SegmentKeys {
-    let cipher = |label| RecordCipher::new(&derive::<_, RecordPurpose>(master, salt, &[label, vault_id]));
+    let cipher = |label| RecordCipher::new(&derive::<_, purpose::Record>(master, salt, &[label, vault_id]));
     SegmentKeys {
         data: cipher(label::DATA),
         meta: cipher(label::META),
     }
 }
-
-type RecordPurpose = crate::crypto::key::purpose::Record;
 
 fn derive<From, To>(from: &Key<From>, salt: &[u8], info: &[&[u8]]) -> Key<To> {
     let Ok(key) = Key::try_fill::<std::convert::Infallible>(|key| {
@@ -335,8 +333,8 @@ mod tests {
             *root_key(&master, &id).expose(),
             *slot.kek.expose(),
             slot.commitment,
-            *derive::<_, RecordPurpose>(&master, &salt, &[label::DATA, &id]).expose(),
-            *derive::<_, RecordPurpose>(&master, &salt, &[label::META, &id]).expose(),
+            *derive::<_, purpose::Record>(&master, &salt, &[label::DATA, &id]).expose(),
+            *derive::<_, purpose::Record>(&master, &salt, &[label::META, &id]).expose(),
         ];
         for (at, key) in keys.iter().enumerate() {
             assert!(!keys[at + 1..].contains(key));

@@ -1097,7 +1097,7 @@ pub(crate) mod tests {
                 packed_len: if stored {
                     plain_len
                 } else {
-                    packed.index(plain_len as usize + 1) as u32
+                    u32::try_from(packed.index(plain_len as usize + 1)).unwrap()
                 },
             })
     }
