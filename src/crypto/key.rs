@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::error::{Error, FileOp, Result};
 
@@ -21,7 +21,7 @@ pub(crate) const KEY_LEN: usize = 32;
 /// It is boxed, so that moving the value moves a pointer and leaves no copy behind, and it has neither `Clone` nor
 /// `Default` nor a `Debug` that shows bytes.
 pub(crate) struct Key<Purpose> {
-    bytes: Box<[u8; KEY_LEN]>,
+    bytes: Box<Zeroizing<[u8; KEY_LEN]>>,
     purpose: PhantomData<fn() -> Purpose>,
 }
 
@@ -58,7 +58,7 @@ impl<P> Key<P> {
     /// Makes a key by filling it in its final place. If `fill` fails, what it wrote is wiped.
     pub(super) fn try_fill<E>(fill: impl FnOnce(&mut [u8; KEY_LEN]) -> Result<(), E>) -> Result<Self, E> {
         let mut key = Self {
-            bytes: Box::new([0; KEY_LEN]),
+            bytes: Box::new(Zeroizing::new([0; KEY_LEN])),
             purpose: PhantomData,
         };
         fill(&mut key.bytes)?;
@@ -74,7 +74,7 @@ impl<P> Key<P> {
     #[cfg(test)]
     pub(crate) fn from_test_bytes(bytes: [u8; KEY_LEN]) -> Self {
         Self {
-            bytes: Box::new(bytes),
+            bytes: Box::new(Zeroizing::new(bytes)),
             purpose: PhantomData,
         }
     }
@@ -87,12 +87,6 @@ impl MasterKey {
     /// [`Error::Io`] if the system has none to give.
     pub(crate) fn generate() -> Result<Self> {
         Self::try_fill(|bytes| fill_random(bytes))
-    }
-}
-
-impl<P> Drop for Key<P> {
-    fn drop(&mut self) {
-        self.bytes.zeroize();
     }
 }
 
@@ -193,9 +187,10 @@ pub(crate) mod tests {
 
     #[test]
     fn keys_wipe_themselves() {
-        fn wipes<T: ZeroizeOnDrop>() {}
-        wipes::<MasterKey>();
-        wipes::<RecordKey>();
-        wipes::<Zeroizing<Vec<u8>>>();
+        // Looking into freed memory is not for safe code; that the fields are of a type that wipes itself, is.
+        fn wipes<T: ZeroizeOnDrop>(_: &T) {}
+        wipes(&*MasterKey::from_test_bytes([1; KEY_LEN]).bytes);
+        wipes(&Password::new("secret").0);
+        wipes(&<aes_gcm::Aes256Gcm as aes_gcm::KeyInit>::new(&[1; KEY_LEN].into()));
     }
 }

@@ -636,6 +636,7 @@ pub(crate) mod tests {
     use crate::crypto::derive::segment_keys;
     use crate::crypto::key::MasterKey;
     use proptest::prelude::*;
+    use std::io::Write;
 
     pub(crate) const SALT: Salt = Salt([0x22; SALT_LEN]);
 
@@ -1023,8 +1024,14 @@ pub(crate) mod tests {
         assert_eq!(zstd_record(&keys, 4, &frame[..frame.len() - 1], 1000), wrong);
         assert_eq!(zstd_record(&keys, 5, &[], 1000), wrong);
         assert_eq!(zstd_record(&keys, 6, b"no frame at all", 1000), wrong);
-        let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4], &frame[..]].concat();
-        assert_eq!(zstd_record(&keys, 7, &skippable, 1000), wrong);
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+        assert_eq!(zstd_record(&keys, 7, &[&skippable[..], &frame].concat(), 1000), wrong);
+        // The decoder would take these two: something behind the frame, and a frame that keeps its length to itself.
+        assert_eq!(zstd_record(&keys, 8, &[&frame[..], &skippable].concat(), 1000), wrong);
+        let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.write_all(&[5; 1000]).unwrap();
+        encoder.flush().unwrap();
+        assert_eq!(zstd_record(&keys, 9, &encoder.finish().unwrap(), 1000), wrong);
     }
 
     #[test]
