@@ -1,0 +1,136 @@
+//! `extract`: restores a vault, or what is named of it, into a directory.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flint_pipe::{Error, ExtractOptions, Failed, Report, Vault, Workers};
+
+use crate::cli::args::{
+    AtArg, OutputArgs, OverwriteMode, PasswordArgs, PipelineArgs, RestoreWorkers, VaultArg, stored_name,
+};
+use crate::cli::exit::Status;
+use crate::cli::report::text;
+use crate::cli::session::Session;
+
+/// Restore all of a vault, or the named files and directories
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    flint-pipe extract -v backup.flint -o out\n  \
+    flint-pipe extract -v backup.flint -o out --files documents/,photos/cat.jpg")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    vault: VaultArg,
+    /// Restore below this directory
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Only these entries, a,b/,c; repeatable
+    #[arg(long, value_name = "NAMES")]
+    files: Vec<OsString>,
+    /// Only this entry, commas and all; repeatable
+    #[arg(short, long, value_name = "PATH")]
+    target: Vec<PathBuf>,
+    #[command(flatten)]
+    at: AtArg,
+    /// Replace files that are there: always or never
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "always",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    overwrite: OverwriteMode,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    workers: RestoreWorkers,
+    #[command(flatten)]
+    password: PasswordArgs,
+    #[command(flatten)]
+    report: OutputArgs,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Status {
+    let session = Session::reporting("extract", &args.vault.path, args.report);
+    let outcome = extract(args, &session);
+    session.finish(&outcome, |report| {
+        text::restored(&args.vault.path, &args.output, report)
+    })
+}
+
+fn extract(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
+    let mut options = ExtractOptions::default();
+    options.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
+    options.files = names(&args.files, &args.target)?;
+    options.at = args.at.at;
+    options.overwrite = args.overwrite.into();
+
+    session.require_vault()?;
+    let password = session.password(&args.password, false)?;
+    let vault = Vault::open(&args.vault.path, &password)?;
+    drop(password);
+    session.operate(&options.pipeline, |observer| {
+        vault.extract(&args.output, &options, observer)
+    })
+}
+
+/// The names of `--files`, between commas, and of `-t`, as they are stored.
+///
+/// # Errors
+/// [`Error::Usage`] if `--files` names nothing: restoring everything instead would be a surprise.
+fn names(files: &[OsString], targets: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+    let mut names = Vec::new();
+    for list in files {
+        let before = names.len();
+        let parts = list
+            .as_bytes()
+            .split(|&byte| byte == b',')
+            .filter(|part| !part.is_empty());
+        names.extend(parts.map(|part| stored_name(Path::new(OsStr::from_bytes(part)))));
+        if names.len() == before {
+            return Err(Error::Usage(
+                "--files names nothing: give it names with commas between them".to_owned(),
+            ));
+        }
+    }
+    names.extend(targets.iter().map(|target| stored_name(target)));
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(files: &[&str], targets: &[&str]) -> Result<Vec<PathBuf>, Error> {
+        let files: Vec<OsString> = files.iter().map(OsString::from).collect();
+        let targets: Vec<PathBuf> = targets.iter().map(PathBuf::from).collect();
+        names(&files, &targets)
+    }
+
+    #[test]
+    fn names_stand_between_commas_and_in_repeated_options() {
+        let names = named(&["a,b/,c", "d,"], &["e,f"]).expect("these are names");
+        assert_eq!(names, ["a", "b", "c", "d", "e,f"].map(PathBuf::from));
+        assert_eq!(names[1].as_os_str(), "b");
+    }
+
+    #[test]
+    fn names_are_bytes() {
+        let list = OsStr::from_bytes(b"a\xff,b").to_owned();
+        assert_eq!(
+            names(&[list], &[]).expect("these are names")[0].as_os_str().as_bytes(),
+            b"a\xff"
+        );
+    }
+
+    #[test]
+    fn a_list_that_names_nothing_is_wrong_usage_and_no_list_is_everything() {
+        for list in ["", ",", ",,"] {
+            assert!(matches!(named(&["a", list], &[]), Err(Error::Usage(_))), "{list:?}");
+        }
+        assert!(named(&[], &[]).expect("everything").is_empty());
+    }
+}

@@ -1,0 +1,116 @@
+//! `get`: a few files or directories out of a vault, into a directory or to standard output.
+
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flint_pipe::{Error, ExtractOptions, Failed, Report, Vault, Workers};
+
+use crate::cli::args::{
+    AtArg, OutputArgs, OverwriteMode, PasswordArgs, PipelineArgs, ProgressMode, RestoreWorkers, VaultArg, stored_name,
+};
+use crate::cli::exit::Status;
+use crate::cli::report::text;
+use crate::cli::session::Session;
+use crate::cli::stdout::DataOut;
+
+/// Restore one or a few paths, or write one file to standard output
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    flint-pipe get -v backup.flint -t photos/cat.jpg -o out\n  \
+    flint-pipe get -v backup.flint -t notes.txt --stdout | less")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    vault: VaultArg,
+    /// A file or directory to restore; repeatable
+    #[arg(short, long, value_name = "PATH", required = true)]
+    target: Vec<PathBuf>,
+    /// Restore below this directory [.]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Write one file to standard output
+    #[arg(long, conflicts_with_all = ["output", "json", "overwrite"])]
+    stdout: bool,
+    #[command(flatten)]
+    at: AtArg,
+    /// Replace files that are there: always or never
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "always",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    overwrite: OverwriteMode,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    workers: RestoreWorkers,
+    #[command(flatten)]
+    password: PasswordArgs,
+    #[command(flatten)]
+    report: OutputArgs,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Status {
+    let mut report = args.report;
+    if args.stdout && report.progress == ProgressMode::Auto && io::stdout().is_terminal() {
+        // A bar would run through the file.
+        report.progress = ProgressMode::Never;
+    }
+    let session = Session::reporting("get", &args.vault.path, report);
+    let outcome = get(args, &session);
+    session.finish(&outcome, |report| match args.stdout {
+        true => String::new(),
+        false => text::restored(&args.vault.path, directory(args), report),
+    })
+}
+
+fn get(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
+    if args.stdout && args.target.len() > 1 {
+        let text = format!(
+            "--stdout takes one -t, not {}: files would run into each other",
+            args.target.len()
+        );
+        return Err(Error::Usage(text).into());
+    }
+    let mut options = ExtractOptions::default();
+    options.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
+    options.files = args.target.iter().map(|target| stored_name(target)).collect();
+    options.at = args.at.at;
+    options.overwrite = args.overwrite.into();
+
+    session.require_vault()?;
+    let password = session.password(&args.password, false)?;
+    let vault = Vault::open(&args.vault.path, &password)?;
+    drop(password);
+    if args.stdout {
+        to_stdout(&vault, options, session)
+    } else {
+        session.operate(&options.pipeline, |observer| {
+            vault.extract(directory(args), &options, observer)
+        })
+    }
+}
+
+/// Streams the one file of `options`. That its reader goes away before the end is an end like any other.
+fn to_stdout(vault: &Vault, mut options: ExtractOptions, session: &Arc<Session>) -> Result<Report, Failed> {
+    let path = options.files.pop().unwrap_or_default();
+    let mut out = DataOut::open()?;
+    let result = session.operate(&options.pipeline, |observer| {
+        let report = vault.copy_file(&path, &options, &mut out, observer)?;
+        match out.finish() {
+            Ok(()) => Ok(report),
+            Err(error) => Err(Failed {
+                error,
+                report: Box::new(report),
+            }),
+        }
+    });
+    if out.is_broken() { Ok(Report::default()) } else { result }
+}
+
+fn directory(args: &Args) -> &Path {
+    args.output.as_deref().unwrap_or(Path::new("."))
+}

@@ -1,0 +1,172 @@
+//! The terminal: what the program is asked for, and how it answers. Every clap type lives below this folder.
+
+mod add;
+mod args;
+mod console;
+mod create;
+mod escape;
+mod exit;
+mod extract;
+mod get;
+mod info;
+mod list;
+mod message;
+mod not_yet;
+mod password;
+mod progress;
+mod report;
+mod session;
+mod signals;
+mod stdout;
+mod verify;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::console::Console;
+use crate::cli::exit::Status;
+
+/// What the help says of the ways a password comes in; `password.rs` has them in code.
+const PASSWORDS: &str = "\
+Password, from the first of:
+  --password-file, --password-command, FLINT_PASSWORD_FILE,
+  FLINT_PASSWORD_COMMAND, FLINT_PASSWORD, a prompt on the terminal
+";
+
+/// Encrypted, compressed, crash-safe backups in one vault file
+#[derive(Debug, Parser)]
+#[command(
+    name = "flint-pipe",
+    version,
+    max_term_width = 80,
+    arg_required_else_help = true,
+    disable_help_subcommand = false,
+    after_help = format!("{PASSWORDS}\n{}", exit::table())
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What the program can be asked for, each in the file of its name.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Create(create::Args),
+    Add(Box<add::Args>),
+    Extract(Box<extract::Args>),
+    Get(Box<get::Args>),
+    List(list::Args),
+    Verify(Box<verify::Args>),
+    Info(info::Args),
+}
+
+/// Runs the program: arguments in, exit status out.
+pub(crate) fn main() -> ExitCode {
+    flint_pipe::harden_process();
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match Cli::try_parse_from(&args) {
+        Ok(cli) => dispatch(cli.command).into(),
+        Err(error) => refuse(&error, &args).into(),
+    }
+}
+
+fn dispatch(command: Command) -> Status {
+    match command {
+        Command::Create(args) => create::run(&args),
+        Command::Add(args) => add::run(&args),
+        Command::Extract(args) => extract::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::List(args) => list::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Info(args) => info::run(&args),
+    }
+}
+
+/// Answers arguments that clap did not turn into a command: help and version among them.
+fn refuse(error: &clap::Error, args: &[OsString]) -> Status {
+    if let Some(word) = not_yet::word(error, args) {
+        Console::new(None).error(&format!("not yet: {word}"));
+        return Status::Usage;
+    }
+    // Whoever closed standard output or error does not want to read it.
+    let _ = error.print();
+    if error.use_stderr() {
+        Status::Usage
+    } else {
+        Status::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// The help of the program and of each command, as a terminal of `width` columns shows it.
+    fn helps(width: usize) -> Vec<String> {
+        let mut root = Cli::command().term_width(width).max_term_width(width);
+        root.build();
+        let mut helps: Vec<String> = root
+            .get_subcommands_mut()
+            .map(|command| command.render_help().to_string())
+            .collect();
+        helps.push(root.render_help().to_string());
+        helps
+    }
+
+    #[test]
+    fn long_and_short_help_are_the_same_and_leave_nothing_out() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_long_about().is_none(), "{}", command.get_name());
+            for arg in command.get_arguments() {
+                assert!(arg.get_long_help().is_none(), "{} {}", command.get_name(), arg.get_id());
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_fits_80_columns() {
+        for help in helps(80) {
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{} columns: {line}", line.chars().count());
+            }
+        }
+    }
+
+    #[test]
+    fn every_option_is_one_line_of_help() {
+        for (narrow, wide) in helps(80).iter().zip(helps(1000)) {
+            assert_eq!(narrow.lines().count(), wide.lines().count(), "{narrow}");
+        }
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let after = command.get_after_help().expect("an after_help").to_string();
+            assert!(
+                after.contains(&format!("flint-pipe {}", command.get_name())),
+                "{}",
+                command.get_name()
+            );
+        }
+    }
+
+    #[test]
+    fn no_help_speaks_of_what_is_not_there_yet() {
+        for help in helps(80) {
+            for word in not_yet::words().filter(|word| word.starts_with("--")) {
+                assert!(!help.contains(&format!("{word} ")), "{word} in: {help}");
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! How a run looks while it goes on: a bar, or lines, and the messages between.
+
+use std::io::{self, IsTerminal as _};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use flint_pipe::{Notice, Observer, Progress, format_rate, format_size};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::args::ProgressMode;
+use crate::cli::console::Console;
+use crate::cli::{escape, message};
+
+/// How many failures, and how many notes, are printed; the rest are counted.
+const MAX_SHOWN: u64 = 1000;
+/// The time between two lines of plain progress.
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// Listens to a run for a person.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    console: Console,
+    plain: bool,
+    heard: Mutex<Heard>,
+}
+
+/// What was heard of the run so far.
+#[derive(Debug)]
+struct Heard {
+    latest: Option<Progress>,
+    /// When a figure of `latest` last changed.
+    moved_at: Instant,
+    /// The run waits for a lock, and has not moved since it said so.
+    waits_for_lock: bool,
+    /// When a line of plain progress was last printed.
+    printed_at: Instant,
+    failures: u64,
+    notes: u64,
+}
+
+impl Listener {
+    /// A listener that shows what `mode` says.
+    pub(crate) fn new(mode: ProgressMode) -> Self {
+        let terminal = io::stderr().is_terminal();
+        let (bar, plain) = match mode {
+            ProgressMode::Auto => (terminal, false),
+            ProgressMode::Always => (terminal, !terminal),
+            ProgressMode::Never => (false, false),
+            ProgressMode::Plain => (false, true),
+        };
+        let now = Instant::now();
+        Self {
+            console: Console::new(bar.then(new_bar)),
+            plain,
+            heard: Mutex::new(Heard {
+                latest: None,
+                moved_at: now,
+                waits_for_lock: false,
+                printed_at: now,
+                failures: 0,
+                notes: 0,
+            }),
+        }
+    }
+
+    /// Where messages go.
+    pub(crate) fn console(&self) -> &Console {
+        &self.console
+    }
+
+    /// Takes the bar away, prints the last line of plain progress, and says what was not printed. For the end of a run.
+    pub(crate) fn finish(&self) {
+        self.console.bar().finish_and_clear();
+        let heard = self.heard();
+        if let (true, Some(latest)) = (self.plain, &heard.latest) {
+            self.console.say(&plain_line(latest));
+        }
+        for (count, what) in [(heard.failures, "errors"), (heard.notes, "notes")] {
+            if count > MAX_SHOWN {
+                self.console
+                    .note(&format!("{} more {what} are not shown", count - MAX_SHOWN));
+            }
+        }
+    }
+
+    /// The latest figures, if any came.
+    pub(crate) fn latest(&self) -> Option<Progress> {
+        self.heard().latest.clone()
+    }
+
+    /// Since when nothing has moved; `None` while that says nothing: before the first figures, and during a wait for a
+    /// lock.
+    pub(crate) fn unmoved_since(&self) -> Option<Instant> {
+        let heard = self.heard();
+        (heard.latest.is_some() && !heard.waits_for_lock).then_some(heard.moved_at)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Listener {
+    fn notice(&self, notice: &Notice) {
+        match notice {
+            Notice::Failed(error) => {
+                let is_shown = next(&mut self.heard().failures);
+                if is_shown {
+                    self.console.error(&message::entry(error));
+                }
+            }
+            Notice::Note { path, message } => {
+                let is_shown = next(&mut self.heard().notes);
+                if is_shown {
+                    self.console
+                        .note(&format!("{}: {}", escape::text(message), escape::path(path)));
+                }
+            }
+            Notice::WaitingForLock { vault } => {
+                self.heard().waits_for_lock = true;
+                self.console.note(&format!(
+                    "waiting for another process to unlock: {}",
+                    escape::path(vault)
+                ));
+            }
+            _ => {}
+        }
+    }
+
+    fn progress(&self, progress: &Progress) {
+        let now = Instant::now();
+        let mut heard = self.heard();
+        if heard
+            .latest
+            .as_ref()
+            .is_none_or(|latest| figures(latest) != figures(progress))
+        {
+            heard.moved_at = now;
+            heard.waits_for_lock = false;
+        }
+        heard.latest = Some(progress.clone());
+        let print = self.plain && now.duration_since(heard.printed_at) >= PLAIN_EVERY;
+        if print {
+            heard.printed_at = now;
+        }
+        drop(heard);
+        if print {
+            self.console.say(&plain_line(progress));
+        }
+        let bar = self.console.bar();
+        bar.set_prefix(progress.phase);
+        bar.set_length(progress.bytes_known.max(progress.bytes_done));
+        bar.set_position(progress.bytes_done);
+        bar.set_message(bar_message(progress));
+    }
+}
+
+/// Counts one more, and says whether it is to be printed.
+fn next(count: &mut u64) -> bool {
+    *count += 1;
+    *count <= MAX_SHOWN
+}
+
+/// What counts as moving.
+fn figures(progress: &Progress) -> (u64, u64, u64, u64, bool, &'static str) {
+    let Progress {
+        files_done,
+        files_known,
+        bytes_done,
+        bytes_known,
+        all_known,
+        phase,
+        ..
+    } = *progress;
+    (files_done, files_known, bytes_done, bytes_known, all_known, phase)
+}
+
+fn new_bar() -> ProgressBar {
+    let template = "{prefix} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {msg}";
+    let style = ProgressStyle::with_template(template).expect("the template is a constant, and a test draws it");
+    ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style.progress_chars("=> "))
+}
+
+/// What the bar says beside its bytes.
+fn bar_message(progress: &Progress) -> String {
+    let mut text = format!("{}/{} files", progress.files_done, progress.files_known);
+    push_busiest(&mut text, progress);
+    text
+}
+
+/// One line of plain progress.
+fn plain_line(progress: &Progress) -> String {
+    let seconds = progress.elapsed.as_secs_f64();
+    let rate = if seconds > 0.0 {
+        progress.bytes_done as f64 / seconds
+    } else {
+        0.0
+    };
+    let mut text = format!(
+        "{}: {} of {}, {} of {} files, {}",
+        progress.phase,
+        format_size(progress.bytes_done),
+        format_size(progress.bytes_known),
+        progress.files_done,
+        progress.files_known,
+        format_rate(rate),
+    );
+    let left = progress.bytes_known.saturating_sub(progress.bytes_done) as f64;
+    if progress.all_known && left > 0.0 && rate > 0.0 {
+        // Rounded up, so that it is 0 only at the end.
+        text.push_str(&format!(", {:.0} s left", (left / rate).ceil()));
+    }
+    push_busiest(&mut text, progress);
+    text
+}
+
+fn push_busiest(text: &mut String, progress: &Progress) {
+    if let Some((stage, utilization)) = progress.busiest {
+        text.push_str(&format!(", {stage} {:.0}%", utilization * 100.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn halfway() -> Progress {
+        let mut progress = Progress::default();
+        progress.phase = "pack";
+        progress.files_done = 3;
+        progress.files_known = 6;
+        progress.bytes_done = 50 << 20;
+        progress.bytes_known = 100 << 20;
+        progress.all_known = true;
+        progress.elapsed = Duration::from_secs(10);
+        progress.busiest = Some(("compress", 0.974));
+        progress
+    }
+
+    #[test]
+    fn the_bar_can_be_drawn() {
+        let bar = new_bar();
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+        bar.set_message(bar_message(&halfway()));
+        assert_eq!(bar.message(), "3/6 files, compress 97%");
+    }
+
+    #[test]
+    fn a_plain_line_names_phase_figures_time_left_and_busiest_stage() {
+        let line = plain_line(&halfway());
+        for part in ["pack: ", "3 of 6 files", ", 10 s left", ", compress 97%"] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
+
+    #[test]
+    fn no_time_left_is_told_while_the_end_is_not_known() {
+        let mut progress = halfway();
+        progress.all_known = false;
+        assert!(!plain_line(&progress).contains("left"));
+        assert!(!plain_line(&Progress::default()).contains("left"));
+    }
+
+    #[test]
+    fn only_figures_that_change_count_as_moving() {
+        let listener = Listener::new(ProgressMode::Never);
+        assert_eq!(listener.unmoved_since(), None);
+        listener.progress(&halfway());
+        let first = listener.unmoved_since().expect("figures came");
+        let mut later = halfway();
+        later.elapsed += Duration::from_secs(1);
+        listener.progress(&later);
+        assert_eq!(listener.unmoved_since(), Some(first));
+        later.bytes_done += 1;
+        listener.progress(&later);
+        assert_ne!(listener.unmoved_since(), Some(first));
+    }
+
+    #[test]
+    fn a_wait_for_a_lock_is_no_stall() {
+        let listener = Listener::new(ProgressMode::Never);
+        listener.progress(&halfway());
+        listener.notice(&Notice::WaitingForLock {
+            vault: "a.flint".into(),
+        });
+        assert_eq!(listener.unmoved_since(), None);
+        let mut later = halfway();
+        later.files_done += 1;
+        listener.progress(&later);
+        assert!(listener.unmoved_since().is_some());
+    }
+
+    #[test]
+    fn of_many_failures_the_first_thousand_are_shown() {
+        let mut count = 0;
+        let shown = (0..2500).filter(|_| next(&mut count)).count();
+        assert_eq!((shown, count), (1000, 2500));
+    }
+}

@@ -1,0 +1,317 @@
+//! The result of a command as one JSON object: the fields of the contract, in its order.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::time::Duration;
+
+use flint_pipe::{EntryError, Report, ServiceTimes, StageReport};
+use serde::{Serialize, Serializer};
+
+use crate::cli::list::path_bytes;
+
+/// The version of the object's fields; what is added does not change it, what is taken away or means something else does.
+const SCHEMA_VERSION: u32 = 1;
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Outcome<'a> {
+    pub(crate) command: &'static str,
+    pub(crate) vault: &'a Path,
+    pub(crate) exit_code: u8,
+    /// The error that ended it, in words.
+    pub(crate) error: Option<String>,
+    /// What it did until then.
+    pub(crate) report: &'a Report,
+}
+
+/// The object, with a line end.
+pub(crate) fn object(outcome: &Outcome<'_>) -> String {
+    let report = outcome.report;
+    let object = Object {
+        schema_version: SCHEMA_VERSION,
+        command: outcome.command,
+        vault: outcome.vault.to_string_lossy(),
+        snapshot: report.snapshot,
+        exit_code: outcome.exit_code,
+        error: outcome.error.as_deref(),
+        total_files: report.total_files,
+        successful_files: report.successful_files,
+        failed_files: report.failed_files,
+        unchanged_files: report.unchanged_files,
+        changed_files: report.changed_files,
+        directories: report.directories,
+        total_size: report.total_size,
+        stored_size: report.stored_size,
+        duration_secs: report.duration.as_secs_f64(),
+        throughput_bytes_per_sec: whole(report.throughput_bytes_per_sec()),
+        peak_memory_bytes: report.peak_memory_bytes,
+        unreferenced_bytes: report.unreferenced_bytes,
+        workers: Workers(&report.stages),
+        bottleneck: (),
+        stages: Stages(&report.stages),
+        errors: report.errors.iter().map(Failure::from).collect(),
+    };
+    let mut text = serde_json::to_string(&object).expect("these fields are numbers, strings and maps with string keys");
+    text.push('\n');
+    text
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    schema_version: u32,
+    command: &'static str,
+    vault: Cow<'a, str>,
+    snapshot: Option<u64>,
+    exit_code: u8,
+    error: Option<&'a str>,
+    total_files: u64,
+    successful_files: u64,
+    failed_files: u64,
+    unchanged_files: u64,
+    changed_files: u64,
+    directories: u64,
+    total_size: u64,
+    stored_size: u64,
+    duration_secs: f64,
+    throughput_bytes_per_sec: u64,
+    peak_memory_bytes: u64,
+    /// Of `verify` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreferenced_bytes: Option<u64>,
+    workers: Workers<'a>,
+    /// Always null so far.
+    bottleneck: (),
+    stages: Stages<'a>,
+    errors: Vec<Failure<'a>>,
+}
+
+/// Threads by the name of the stage, in the order of the data.
+struct Workers<'a>(&'a [StageReport]);
+
+impl Serialize for Workers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|stage| (stage.name, stage.workers)))
+    }
+}
+
+/// Figures by the name of the stage, in the order of the data.
+struct Stages<'a>(&'a [StageReport]);
+
+impl Serialize for Stages<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|stage| (stage.name, Stage::from(stage))))
+    }
+}
+
+#[derive(Serialize)]
+struct Stage {
+    chunks: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    busy_secs: f64,
+    cpu_secs: f64,
+    utilization: f64,
+    wait_input_secs: f64,
+    wait_output_secs: f64,
+    wait_budget_secs: f64,
+    service_us: Service,
+}
+
+impl From<&StageReport> for Stage {
+    fn from(stage: &StageReport) -> Self {
+        Self {
+            chunks: stage.chunks,
+            bytes_in: stage.bytes_in,
+            bytes_out: stage.bytes_out,
+            busy_secs: stage.busy.as_secs_f64(),
+            cpu_secs: stage.cpu.as_secs_f64(),
+            utilization: stage.utilization,
+            wait_input_secs: stage.wait_input.as_secs_f64(),
+            wait_output_secs: stage.wait_output.as_secs_f64(),
+            wait_budget_secs: stage.wait_budget.as_secs_f64(),
+            service_us: Service::from(&stage.service),
+        }
+    }
+}
+
+/// Microseconds.
+#[derive(Serialize)]
+struct Service {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+impl From<&ServiceTimes> for Service {
+    fn from(times: &ServiceTimes) -> Self {
+        Self {
+            p50: micros(times.p50),
+            p90: micros(times.p90),
+            p99: micros(times.p99),
+            p999: micros(times.p999),
+            max: micros(times.max),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    path: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<String>,
+    kind: &'static str,
+    message: &'a str,
+}
+
+impl<'a> From<&'a EntryError> for Failure<'a> {
+    fn from(error: &'a EntryError) -> Self {
+        Self {
+            path: error.path.to_string_lossy(),
+            path_bytes: path_bytes(&error.path),
+            kind: error.kind.as_str(),
+            message: &error.message,
+        }
+    }
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1000.0
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate is positive; `as` saturates"
+)]
+fn whole(rate: f64) -> u64 {
+    rate.round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::PathBuf;
+
+    use flint_pipe::EntryErrorKind;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parsed(report: &Report, error: Option<String>) -> Value {
+        let outcome = Outcome {
+            command: "add",
+            vault: Path::new("a.flint"),
+            exit_code: 3,
+            error,
+            report,
+        };
+        serde_json::from_str(&object(&outcome)).expect("it is JSON")
+    }
+
+    #[test]
+    fn the_fields_are_those_of_the_contract_in_its_order() {
+        let outcome = Outcome {
+            command: "add",
+            vault: Path::new("a"),
+            exit_code: 0,
+            error: None,
+            report: &Report::default(),
+        };
+        let text = object(&outcome);
+        let mut last = 0;
+        for field in [
+            "schema_version",
+            "command",
+            "vault",
+            "snapshot",
+            "exit_code",
+            "error",
+            "total_files",
+            "successful_files",
+            "failed_files",
+            "unchanged_files",
+            "changed_files",
+            "directories",
+            "total_size",
+            "stored_size",
+            "duration_secs",
+            "throughput_bytes_per_sec",
+            "peak_memory_bytes",
+            "workers",
+            "bottleneck",
+            "stages",
+            "errors",
+        ] {
+            let at = text
+                .find(&format!("\"{field}\":"))
+                .unwrap_or_else(|| panic!("{field} in {text}"));
+            assert!(
+                at > last || field == "schema_version",
+                "{field} comes too early in {text}"
+            );
+            last = at;
+        }
+        assert!(text.contains("\"bottleneck\":null"));
+        assert!(text.ends_with("}\n"));
+        assert_eq!(text.lines().count(), 1);
+    }
+
+    #[test]
+    fn stages_keep_the_order_of_the_data_and_their_figures() {
+        let mut report = Report::default();
+        report.total_size = 3_000;
+        report.duration = Duration::from_millis(1500);
+        for (name, workers) in [("scan", 1), ("read", 2), ("compress", 8)] {
+            let mut stage = StageReport::default();
+            stage.name = name;
+            stage.workers = workers;
+            stage.busy = Duration::from_millis(400);
+            stage.service.p50 = Duration::from_nanos(310_500);
+            report.stages.push(stage);
+        }
+        let value = parsed(&report, None);
+        assert_eq!(value["workers"], json!({"scan": 1, "read": 2, "compress": 8}));
+        assert_eq!(value["stages"]["read"]["busy_secs"], json!(0.4));
+        assert_eq!(value["stages"]["read"]["service_us"]["p50"], json!(310.5));
+        assert_eq!(value["throughput_bytes_per_sec"], json!(2000));
+        let text = object(&Outcome {
+            command: "add",
+            vault: Path::new("a"),
+            exit_code: 0,
+            error: None,
+            report: &report,
+        });
+        assert!(text.contains(r#""workers":{"scan":1,"read":2,"compress":8}"#), "{text}");
+    }
+
+    #[test]
+    fn errors_carry_the_bytes_of_names_that_are_not_utf_8() {
+        let mut report = Report::default();
+        for name in [&b"data/locked"[..], b"a\xff\n"] {
+            report.errors.push(EntryError {
+                path: PathBuf::from(OsStr::from_bytes(name)),
+                kind: EntryErrorKind::PermissionDenied,
+                message: "cannot open: no".into(),
+            });
+        }
+        let value = parsed(&report, Some("interrupted".into()));
+        assert_eq!(value["error"], json!("interrupted"));
+        assert_eq!(
+            value["errors"][0],
+            json!({"path": "data/locked", "kind": "permission_denied", "message": "cannot open: no"})
+        );
+        assert_eq!(value["errors"][1]["path_bytes"], json!("Yf8K"));
+    }
+
+    #[test]
+    fn a_run_without_time_has_no_infinite_rate() {
+        let value = parsed(&Report::default(), None);
+        assert_eq!(value["throughput_bytes_per_sec"], json!(0));
+        assert_eq!(value["snapshot"], Value::Null);
+        assert_eq!(value["error"], Value::Null);
+        assert_eq!(value.get("unreferenced_bytes"), None);
+    }
+}

@@ -1,0 +1,269 @@
+//! The result of a command for a person: a few lines, and a table of the stages.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use flint_pipe::{Report, StageReport, format_rate, format_size};
+
+use crate::cli::escape;
+
+/// What `add` did.
+pub(crate) fn packed(vault: &Path, report: &Report) -> String {
+    let mut summary = Summary::new(&format!("added to {}", escape::path(vault)), report);
+    summary.counts("processed", report);
+    summary.line("total size", &format_size(report.total_size));
+    summary.line(
+        "stored",
+        &format!("{}{}", format_size(report.stored_size), ratio(report)),
+    );
+    summary.performance(report);
+    summary.text
+}
+
+/// What `extract` or `get` did.
+pub(crate) fn restored(vault: &Path, directory: &Path, report: &Report) -> String {
+    let title = format!("restored from {} to {}", escape::path(vault), escape::path(directory));
+    let mut summary = Summary::new(&title, report);
+    summary.counts("restored", report);
+    summary.line("total size", &format_size(report.total_size));
+    summary.line("read", &format!("{} of the vault", format_size(report.stored_size)));
+    summary.performance(report);
+    summary.text
+}
+
+/// What `verify` found.
+pub(crate) fn verified(vault: &Path, quick: bool, report: &Report) -> String {
+    let mut summary = Summary::new(&format!("verified {}", escape::path(vault)), report);
+    summary.counts("checked", report);
+    let depth = if quick { ", the structure alone" } else { "" };
+    summary.line(
+        "read",
+        &format!("{} of the vault{depth}", format_size(report.stored_size)),
+    );
+    if let Some(bytes) = report.unreferenced_bytes {
+        summary.line("unreferenced", &format_size(bytes));
+    }
+    summary.performance(report);
+    let result = match () {
+        () if report.is_damaged() => "damaged: each damage is named above",
+        () if !report.is_complete() => "not all could be read: each failure is named above",
+        () => "ok",
+    };
+    summary.line("result", result);
+    summary.text
+}
+
+/// The lines as they come together.
+struct Summary {
+    text: String,
+}
+
+impl Summary {
+    /// - `title`: what was done to what; the snapshot is added.
+    fn new(title: &str, report: &Report) -> Self {
+        let snapshot = report
+            .snapshot
+            .map(|number| format!(", snapshot {number}"))
+            .unwrap_or_default();
+        Self {
+            text: format!("{title}{snapshot}\n"),
+        }
+    }
+
+    fn line(&mut self, name: &str, value: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "  {name:<13} {value}");
+    }
+
+    fn counts(&mut self, done: &str, report: &Report) {
+        let files = count(report.successful_files, "file", "files");
+        let directories = count(report.directories, "directory", "directories");
+        self.line(done, &format!("{files}, {directories}"));
+        if report.unchanged_files > 0 {
+            self.line(
+                "unchanged",
+                &format!("{} of these, not read again", report.unchanged_files),
+            );
+        }
+        let failed = count(report.failed_files, "file", "files");
+        match report.changed_files {
+            0 => self.line("failed", &failed),
+            changed => self.line("failed", &format!("{failed}, {changed} of them stored while changing")),
+        }
+        // Directories and missing sources count as no file, and would go unnoticed here.
+        let errors = u64::try_from(report.errors.len()).unwrap_or(u64::MAX);
+        if errors > report.failed_files {
+            self.line("errors", &errors.to_string());
+        }
+    }
+
+    fn performance(&mut self, report: &Report) {
+        self.line("duration", &seconds(report.duration));
+        self.line("speed", &format_rate(report.throughput_bytes_per_sec()));
+        if report.peak_memory_bytes > 0 {
+            self.line("peak memory", &format_size(report.peak_memory_bytes));
+        }
+        if report.stages.is_empty() {
+            return;
+        }
+        let workers: Vec<String> = report
+            .stages
+            .iter()
+            .map(|stage| format!("{} {}", stage.name, stage.workers))
+            .collect();
+        self.line("workers", &workers.join(", "));
+        self.text.push_str(&stage_table(&report.stages));
+    }
+}
+
+/// Times of each stage, summed over its workers; 80 columns.
+fn stage_table(stages: &[StageReport]) -> String {
+    let mut text = format!(
+        "\n  {:<10} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
+        "stage", "util", "busy", "wait in", "wait out", "wait mem", "p50", "p99"
+    );
+    for stage in stages {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "  {:<10} {:>4.0}% {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            stage.name,
+            stage.utilization * 100.0,
+            seconds(stage.busy),
+            seconds(stage.wait_input),
+            seconds(stage.wait_output),
+            seconds(stage.wait_budget),
+            short_time(stage.service.p50),
+            short_time(stage.service.p99),
+        );
+    }
+    text.push('\n');
+    text
+}
+
+/// ` (76.8% of that)`, or nothing where there is no size to compare with.
+fn ratio(report: &Report) -> String {
+    if report.total_size == 0 {
+        return String::new();
+    }
+    format!(
+        " ({:.1}% of that)",
+        report.stored_size as f64 / report.total_size as f64 * 100.0
+    )
+}
+
+fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// Seconds to the hundredth while that says something.
+fn seconds(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds < 1000.0 {
+        format!("{seconds:.2} s")
+    } else {
+        format!("{seconds:.0} s")
+    }
+}
+
+/// A time in the unit that suits it.
+fn short_time(time: Duration) -> String {
+    let micros = time.as_micros();
+    if micros < 1000 {
+        format!("{micros} us")
+    } else if micros < 1_000_000 {
+        format!("{:.1} ms", time.as_secs_f64() * 1e3)
+    } else {
+        seconds(time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flint_pipe::{EntryError, EntryErrorKind};
+
+    use super::*;
+
+    fn report() -> Report {
+        let mut report = Report::default();
+        report.snapshot = Some(3);
+        report.total_files = 246;
+        report.successful_files = 245;
+        report.failed_files = 1;
+        report.directories = 1;
+        report.total_size = 1000;
+        report.stored_size = 768;
+        report.duration = Duration::from_secs(2);
+        for name in ["scan", "decompress"] {
+            let mut stage = StageReport::default();
+            stage.name = name;
+            stage.workers = 1024;
+            stage.utilization = 1.0;
+            stage.busy = Duration::from_secs(9_999_999);
+            stage.service.p99 = Duration::from_secs(999);
+            report.stages.push(stage);
+        }
+        report
+    }
+
+    #[test]
+    fn a_summary_names_what_was_done() {
+        let text = packed(Path::new("a\n.flint"), &report());
+        for part in [
+            "added to a\\x0a.flint, snapshot 3\n",
+            "245 files, 1 directory\n",
+            "failed        1 file\n",
+            "(76.8% of that)",
+            "duration      2.00 s\n",
+            "workers       scan 1024, decompress 1024\n",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_summary_fits_80_columns_and_its_table_is_aligned() {
+        let text = packed(Path::new("a.flint"), &report());
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let widths: Vec<usize> = text
+            .lines()
+            .skip_while(|line| !line.starts_with("  stage"))
+            .map(|line| line.chars().count())
+            .collect();
+        assert_eq!(widths[0], widths[1], "{text}");
+        assert_eq!(widths[1], widths[2], "{text}");
+    }
+
+    #[test]
+    fn verify_says_whether_it_is_well() {
+        let mut found = Report::default();
+        found.unreferenced_bytes = Some(0);
+        let vault = Path::new("a.flint");
+        assert!(verified(vault, false, &found).ends_with("result        ok\n"));
+        assert!(verified(vault, true, &found).contains("the structure alone"));
+        let error = |kind| EntryError {
+            path: "a".into(),
+            kind,
+            message: "cannot read: why".into(),
+        };
+        found.errors.push(error(EntryErrorKind::Io));
+        assert!(verified(vault, false, &found).contains("result        not all"));
+        found.errors.push(error(EntryErrorKind::Damaged));
+        assert!(verified(vault, false, &found).contains("result        damaged"));
+    }
+
+    #[test]
+    fn times_have_a_unit_that_suits_them() {
+        assert_eq!(short_time(Duration::from_micros(999)), "999 us");
+        assert_eq!(short_time(Duration::from_micros(1500)), "1.5 ms");
+        assert_eq!(short_time(Duration::from_millis(1200)), "1.20 s");
+        assert_eq!(seconds(Duration::from_secs(1000)), "1000 s");
+    }
+
+    #[test]
+    fn nothing_is_divided_by_an_empty_run() {
+        let text = packed(Path::new("a"), &Report::default());
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+    }
+}

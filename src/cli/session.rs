@@ -1,0 +1,280 @@
+//! What every command has around its own work: messages, the password, the run that can be interrupted, the result, and
+//! the status that the process ends with.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use flint_pipe::{CancelToken, Error, Failed, FileOp, Observer, Password, PipelineConfig, Report};
+
+use crate::cli::args::{OutputArgs, PasswordArgs, ProgressMode};
+use crate::cli::exit::Status;
+use crate::cli::password::{self, Origin};
+use crate::cli::progress::Listener;
+use crate::cli::report::json;
+use crate::cli::signals::{self, Limits, Overdue};
+use crate::cli::{message, stdout};
+
+/// One command from its arguments to its status.
+#[derive(Debug)]
+pub(crate) struct Session {
+    command: &'static str,
+    vault: PathBuf,
+    json: bool,
+    listener: Listener,
+    cancel: CancelToken,
+    password_from: OnceLock<&'static str>,
+    life: Mutex<Life>,
+}
+
+/// How far the command is, as far as a signal is concerned.
+#[derive(Debug)]
+struct Life {
+    stage: Stage,
+    /// When the first signal came.
+    pulled: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// Nothing is under way that would have to be undone: the process may end at any moment.
+    Idle,
+    /// A vault is being made: the run that follows will see that it was cancelled, and undo it.
+    Opening,
+    /// The library is at work.
+    Running(Limits),
+    /// The outcome is there.
+    Ended,
+}
+
+impl Session {
+    /// Begins a command that ends with a report: with `output.json` it prints an object at any end but wrong usage.
+    pub(crate) fn reporting(command: &'static str, vault: &Path, output: OutputArgs) -> Arc<Self> {
+        Self::begin(command, vault, output.json, output.progress)
+    }
+
+    /// Begins a command that prints something of its own.
+    pub(crate) fn plain(command: &'static str, vault: &Path) -> Arc<Self> {
+        Self::begin(command, vault, false, ProgressMode::Never)
+    }
+
+    fn begin(command: &'static str, vault: &Path, json: bool, progress: ProgressMode) -> Arc<Self> {
+        let session = Arc::new(Self {
+            command,
+            vault: vault.to_owned(),
+            json,
+            listener: Listener::new(progress),
+            cancel: CancelToken::new(),
+            password_from: OnceLock::new(),
+            life: Mutex::new(Life {
+                stage: Stage::Idle,
+                pulled: None,
+            }),
+        });
+        if let Err(error) = signals::install(&session) {
+            // The run itself is none the worse; a signal ends it as it ends any process.
+            session
+                .listener
+                .console()
+                .note(&format!("signals cannot be handled: {error}"));
+        }
+        session
+    }
+
+    /// The token that a signal pulls.
+    pub(crate) fn cancel(&self) -> CancelToken {
+        self.cancel.clone()
+    }
+
+    /// The listener's console and what else a command may want to say on its way.
+    pub(crate) fn note(&self, message: &str) {
+        self.listener.console().note(message);
+    }
+
+    /// Whether there is anything at the vault's path; asked before the password is.
+    pub(crate) fn vault_exists(&self) -> Result<bool, Error> {
+        match std::fs::symlink_metadata(&self.vault) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io(FileOp::Stat, &self.vault, error)),
+        }
+    }
+
+    /// # Errors
+    /// [`Error::NoVault`] if there is nothing at the vault's path.
+    pub(crate) fn require_vault(&self) -> Result<(), Error> {
+        if self.vault_exists()? {
+            Ok(())
+        } else {
+            Err(Error::NoVault(self.vault.clone()))
+        }
+    }
+
+    /// The password, from the first of the ways that was offered; a prompt asks twice for a new vault.
+    pub(crate) fn password(&self, args: &PasswordArgs, is_new: bool) -> Result<Password, Error> {
+        let origin = Origin::choose(args, |name| std::env::var_os(name), password::is_terminal())?;
+        // Set once: a command asks for one password.
+        let _ = self.password_from.set(origin.name());
+        origin.fetch(&self.vault, is_new)
+    }
+
+    /// Says that a vault is about to be made for the run that follows: from here on a signal no longer ends the process
+    /// at once.
+    pub(crate) fn opening(&self) {
+        self.life().stage = Stage::Opening;
+    }
+
+    /// Runs the operation itself, with signals, deadline and stalls looked after.
+    pub(crate) fn operate<T>(
+        self: &Arc<Self>,
+        config: &PipelineConfig,
+        operation: impl FnOnce(&dyn Observer) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        self.life().stage = Stage::Running(Limits::new(config, Instant::now()));
+        if let Err(error) = signals::watch(self) {
+            self.note(&format!("nobody looks after this run: {error}"));
+        }
+        let result = operation(&self.listener);
+        self.end();
+        result
+    }
+
+    /// Prints the outcome of a reporting command.
+    ///
+    /// - `summary`: what a person reads where `--json` is not asked for.
+    pub(crate) fn finish(&self, outcome: &Result<Report, Failed>, summary: impl FnOnce(&Report) -> String) -> Status {
+        self.end();
+        self.listener.finish();
+        let status = match outcome {
+            Ok(report) => Status::of_report(report),
+            Err(failed) => {
+                self.tell(&failed.error);
+                Status::of_failed(failed)
+            }
+        };
+        let printed = match outcome {
+            _ if self.json && status != Status::Usage => {
+                let (report, error) = match outcome {
+                    Ok(report) => (report, None),
+                    Err(failed) => (&*failed.report, Some(&failed.error)),
+                };
+                stdout::print(&self.object(status, error, report))
+            }
+            Ok(report) => stdout::print(&summary(report)),
+            Err(_) => Ok(()),
+        };
+        self.with_printed(status, printed)
+    }
+
+    /// Prints the outcome of a command that has printed its own result.
+    pub(crate) fn finish_plain(&self, outcome: Result<(), Error>) -> Status {
+        self.end();
+        self.with_printed(Status::Done, outcome)
+    }
+
+    /// A signal came: the first asks the run to end, the second ends the process.
+    pub(crate) fn interrupted(&self, now: Instant) {
+        let mut life = self.life();
+        match (life.stage, life.pulled) {
+            // The result is being printed; whoever does not want to wait for that says it twice.
+            (Stage::Opening | Stage::Running(_) | Stage::Ended, None) => {
+                life.pulled = Some(now);
+                self.cancel.cancel();
+            }
+            (Stage::Idle, _) | (Stage::Opening | Stage::Running(_), Some(_)) => self.leave(&life, &Error::Interrupted),
+            (Stage::Ended, Some(_)) => signal_hook::low_level::exit(Status::Interrupted.code().into()),
+        }
+    }
+
+    /// Ends the process if the run should have ended and has not.
+    pub(crate) fn look(&self, now: Instant) {
+        let life = self.life();
+        let Stage::Running(limits) = life.stage else { return };
+        let phase = self.listener.latest().map_or("", |latest| latest.phase);
+        if phase == "commit" {
+            // What is being committed may be there in the next moment: to end here with "the vault is as it was" could be
+            // a lie. Waiting for a disk that is slow to sync is the better answer; a second signal ends this too.
+            return;
+        }
+        let error = match limits.overdue(now, life.pulled, self.listener.unmoved_since()) {
+            None => return,
+            Some(Overdue::Interrupted) => Error::Interrupted,
+            Some(Overdue::Deadline(timeout)) => Error::Deadline(timeout),
+            Some(Overdue::Stalled(after)) => Error::Stalled {
+                stage: phase,
+                path: self.vault.clone(),
+                after,
+            },
+        };
+        self.leave(&life, &error);
+    }
+
+    /// Whether the run goes on.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.life().stage, Stage::Running(_))
+    }
+
+    /// Ends the process without waiting for the run. `_life` is held to the end, so that a run which ends in this very
+    /// moment does not print its outcome too.
+    fn leave(&self, _life: &MutexGuard<'_, Life>, error: &Error) -> ! {
+        password::restore_terminal();
+        self.listener.finish();
+        self.tell(error);
+        let status = Status::of_kind(error.kind());
+        if self.json {
+            let mut report = Report::default();
+            if let Some(latest) = self.listener.latest() {
+                report.total_files = latest.files_done;
+                report.total_size = latest.bytes_done;
+                report.duration = latest.elapsed;
+            }
+            // The status says enough where this cannot be printed.
+            let _ = stdout::print(&self.object(status, Some(error), &report));
+        }
+        // Not `process::exit`: its handlers would run beside threads that hang.
+        signal_hook::low_level::exit(status.code().into())
+    }
+
+    /// From here on the outcome stands. If the process is being ended by [`Self::leave`], this never returns.
+    fn end(&self) {
+        self.life().stage = Stage::Ended;
+    }
+
+    /// `status`, or a failure if the result could not be printed.
+    fn with_printed(&self, status: Status, printed: Result<(), Error>) -> Status {
+        match printed {
+            Ok(()) => status,
+            Err(error) => {
+                self.tell(&error);
+                if status == Status::Done {
+                    Status::of_kind(error.kind())
+                } else {
+                    status
+                }
+            }
+        }
+    }
+
+    fn tell(&self, error: &Error) {
+        let console = self.listener.console();
+        console.error(&message::shown(error));
+        if let Some(hint) = message::hint(error, &self.vault, self.password_from.get().copied()) {
+            console.hint(&hint);
+        }
+    }
+
+    fn object(&self, status: Status, error: Option<&Error>, report: &Report) -> String {
+        json::object(&json::Outcome {
+            command: self.command,
+            vault: &self.vault,
+            exit_code: status.code(),
+            error: error.map(message::plain),
+            report,
+        })
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

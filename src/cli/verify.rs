@@ -1,0 +1,52 @@
+//! `verify`: reads and authenticates what snapshots need, and writes nothing.
+
+use std::sync::Arc;
+
+use flint_pipe::{Failed, Report, Vault, VerifyOptions, Workers};
+
+use crate::cli::args::{DecodeWorkers, OutputArgs, PasswordArgs, PipelineArgs, VaultArg};
+use crate::cli::exit::Status;
+use crate::cli::report::text;
+use crate::cli::session::Session;
+
+/// Read and authenticate everything that any snapshot needs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  flint-pipe verify -v backup.flint")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    vault: VaultArg,
+    /// Snapshot N instead of all of them
+    #[arg(long, value_name = "N")]
+    at: Option<u64>,
+    /// Check the structure alone, read no data
+    #[arg(long)]
+    quick: bool,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    workers: DecodeWorkers,
+    #[command(flatten)]
+    password: PasswordArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Status {
+    let session = Session::reporting("verify", &args.vault.path, args.output);
+    let outcome = verify(args, &session);
+    session.finish(&outcome, |report| text::verified(&args.vault.path, args.quick, report))
+}
+
+fn verify(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
+    let mut options = VerifyOptions::default();
+    options.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
+    options.at = args.at;
+    options.quick = args.quick;
+
+    session.require_vault()?;
+    let password = session.password(&args.password, false)?;
+    let vault = Vault::open(&args.vault.path, &password)?;
+    drop(password);
+    session.operate(&options.pipeline, |observer| vault.verify(&options, observer))
+}
