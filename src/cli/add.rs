@@ -1,6 +1,7 @@
 //! `add`: packs files and directories into a vault, which it makes where there is none.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use flint_pipe::{AddOptions, CreateOptions, Failed, Level, Report, Vault, Workers};
 
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Status {
     session.finish(&outcome, |report| text::packed(&args.vault.path, report))
 }
 
-fn add(args: &Args, session: &std::sync::Arc<Session>) -> Result<Report, Failed> {
+fn add(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     let is_new = !session.vault_exists()?;
     if args.no_create {
         session.require_vault()?;

@@ -10,6 +10,8 @@ use flint_pipe::{CHUNK_SIZES, CancelToken, Level, MAX_WORKERS, Overwrite, Pipeli
 
 /// The most slots a channel may be given; they are allocated when the run begins.
 const MAX_QUEUE_DEPTH: usize = 65_536;
+/// The stall timeout where none is given; the library's own default, which the watch over a run has to know.
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// The levels of zstd that are offered.
 const LEVELS: std::ops::RangeInclusive<i32> = -7..=22;
 
@@ -106,10 +108,8 @@ pub(crate) struct PipelineArgs {
     #[arg(long, value_name = "TIME", value_parser = timeout)]
     timeout: Option<Duration>,
     /// Give up when nothing moves [5m]; 0 for never
-    #[arg(
-        long, value_name = "TIME", default_value = "5m", hide_default_value = true, value_parser = duration
-    )]
-    stall_timeout: Duration,
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    stall_timeout: Option<Duration>,
     #[command(flatten)]
     lock: LockArg,
 }
@@ -126,10 +126,15 @@ impl PipelineArgs {
         config.chunk_size = self.chunk_size;
         config.memory = self.memory;
         config.timeout = self.timeout;
-        config.stall_timeout = Some(self.stall_timeout);
+        config.stall_timeout = Some(self.stall_timeout.unwrap_or(STALL_TIMEOUT));
         config.lock_timeout = self.lock.lock_timeout;
         config.cancel = cancel;
         config
+    }
+
+    /// Whether `--stall-timeout` was given.
+    pub(crate) fn has_stall_timeout(&self) -> bool {
+        self.stall_timeout.is_some()
     }
 }
 
@@ -443,7 +448,7 @@ mod tests {
             chunk_size: None,
             memory: None,
             timeout: None,
-            stall_timeout: Duration::ZERO,
+            stall_timeout: None,
             lock: LockArg {
                 lock_timeout: Some(Duration::ZERO),
             },
@@ -459,7 +464,7 @@ mod tests {
         assert_eq!(config.workers.read, NonZeroU16::new(2));
         assert_eq!(config.workers.write, None);
         assert_eq!(config.queue_depth, Some(7));
-        assert_eq!(config.stall_timeout, Some(Duration::ZERO));
+        assert_eq!(config.stall_timeout, Some(STALL_TIMEOUT));
         assert_eq!(config.lock_timeout, Some(Duration::ZERO));
     }
 }

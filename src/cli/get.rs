@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use flint_pipe::{Error, ExtractOptions, Failed, Report, Vault, Workers};
 
@@ -86,7 +87,7 @@ fn get(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     let vault = Vault::open(&args.vault.path, &password)?;
     drop(password);
     if args.stdout {
-        to_stdout(&vault, options, session)
+        to_stdout(args, &vault, options, session)
     } else {
         session.operate(&options.pipeline, |observer| {
             vault.extract(directory(args), &options, observer)
@@ -95,9 +96,18 @@ fn get(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
 }
 
 /// Streams the one file of `options`. That its reader goes away before the end is an end like any other.
-fn to_stdout(vault: &Vault, mut options: ExtractOptions, session: &Arc<Session>) -> Result<Report, Failed> {
+fn to_stdout(
+    args: &Args,
+    vault: &Vault,
+    mut options: ExtractOptions,
+    session: &Arc<Session>,
+) -> Result<Report, Failed> {
     let path = options.files.pop().unwrap_or_default();
     let mut out = DataOut::open()?;
+    if !args.pipeline.has_stall_timeout() {
+        // Whoever reads along in a pager may take all day.
+        options.pipeline.stall_timeout = Some(Duration::ZERO);
+    }
     let result = session.operate(&options.pipeline, |observer| {
         let report = vault.copy_file(&path, &options, &mut out, observer)?;
         match out.finish() {

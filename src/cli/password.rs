@@ -211,12 +211,7 @@ fn ask(vault: &Path, is_new: bool) -> Result<Password, Error> {
 
 /// Reads one hidden line; the caller wipes it.
 fn prompt(question: &str) -> Result<String, Error> {
-    let answer = rpassword::prompt_password(question);
-    // The line end was not echoed either.
-    if let Ok(mut terminal) = std::fs::OpenOptions::new().write(true).open(TERMINAL) {
-        let _ = terminal.write_all(b"\n");
-    }
-    answer.map_err(|error| match error.kind() {
+    rpassword::prompt_password(question).map_err(|error| match error.kind() {
         io::ErrorKind::Interrupted => Error::Interrupted,
         _ => Error::io(FileOp::Read, TERMINAL, error),
     })
@@ -231,7 +226,7 @@ struct SavedTerminal;
 impl SavedTerminal {
     fn save() -> Self {
         // Without a terminal there is nothing to restore, and the prompt itself will say so.
-        let opened = std::fs::OpenOptions::new().read(true).open(TERMINAL);
+        let opened = std::fs::OpenOptions::new().read(true).write(true).open(TERMINAL);
         let saved = opened.ok().and_then(|terminal| {
             let settings = tcgetattr(&terminal).ok()?;
             Some((terminal, settings))
@@ -247,11 +242,12 @@ impl Drop for SavedTerminal {
     }
 }
 
-/// Turns the echo on again if a prompt has turned it off; for the thread that ends the process on a signal.
+/// Turns the echo on again if a prompt has turned it off, and leaves its line; for the thread that ends the process on a signal.
 pub(crate) fn restore_terminal() {
-    if let Some((terminal, settings)) = &*BEFORE_PROMPT.lock().unwrap_or_else(PoisonError::into_inner) {
-        // There is nobody left to tell.
-        let _ = tcsetattr(terminal, OptionalActions::Now, settings);
+    if let Some((terminal, settings)) = &mut *BEFORE_PROMPT.lock().unwrap_or_else(PoisonError::into_inner) {
+        // There is nobody left to tell if this fails. The line of the prompt is ended, as the prompt itself would.
+        let _ = tcsetattr(&*terminal, OptionalActions::Now, settings);
+        let _ = terminal.write_all(b"\n");
     }
 }
 

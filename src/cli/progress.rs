@@ -138,7 +138,7 @@ impl Observer for Listener {
             heard.moved_at = now;
             heard.waits_for_lock = false;
         }
-        heard.latest = Some(progress.clone());
+        let is_first = heard.latest.replace(progress.clone()).is_none();
         let print = self.plain && now.duration_since(heard.printed_at) >= PLAIN_EVERY;
         if print {
             heard.printed_at = now;
@@ -148,9 +148,17 @@ impl Observer for Listener {
             self.console.say(&plain_line(progress));
         }
         let bar = self.console.bar();
-        bar.set_prefix(progress.phase);
-        bar.set_length(progress.bytes_known.max(progress.bytes_done));
-        bar.set_position(progress.bytes_done);
+        if is_first {
+            // Its clock has run since the command began; the password was asked for meanwhile.
+            bar.reset();
+        }
+        let known = progress.bytes_known.max(progress.bytes_done);
+        bar.update(|state| {
+            state.set_pos(progress.bytes_done);
+            if known > 0 {
+                state.set_len(known);
+            }
+        });
         bar.set_message(bar_message(progress));
     }
 }
@@ -176,14 +184,17 @@ fn figures(progress: &Progress) -> (u64, u64, u64, u64, bool, &'static str) {
 }
 
 fn new_bar() -> ProgressBar {
-    let template = "{prefix} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {msg}";
+    let template = "[{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {msg}";
     let style = ProgressStyle::with_template(template).expect("the template is a constant, and a test draws it");
-    ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style.progress_chars("=> "))
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style.progress_chars("=> "))
 }
 
 /// What the bar says beside its bytes.
 fn bar_message(progress: &Progress) -> String {
-    let mut text = format!("{}/{} files", progress.files_done, progress.files_known);
+    let mut text = format!(
+        "{} {}/{} files",
+        progress.phase, progress.files_done, progress.files_known
+    );
     push_busiest(&mut text, progress);
     text
 }
@@ -242,7 +253,7 @@ mod tests {
         let bar = new_bar();
         bar.set_draw_target(ProgressDrawTarget::hidden());
         bar.set_message(bar_message(&halfway()));
-        assert_eq!(bar.message(), "3/6 files, compress 97%");
+        assert_eq!(bar.message(), "pack 3/6 files, compress 97%");
     }
 
     #[test]

@@ -226,6 +226,7 @@ impl Session {
             let mut report = Report::default();
             if let Some(latest) = self.listener.latest() {
                 report.total_files = latest.files_done;
+                report.successful_files = latest.files_done;
                 report.total_size = latest.bytes_done;
                 report.duration = latest.elapsed;
             }
