@@ -1,8 +1,8 @@
 //! Which file is that, what does it hold, and how is it opened safely? The file calls of the program.
 //!
-//! Calls that take a path answer with an [`Error`] that carries the operation and the path; calls on descriptors and the
-//! calls for extended attributes answer with the system's error alone, for the caller who knows the path. Unless it says
-//! otherwise, nothing here follows a symlink in the last component of a path, and nothing waits for a FIFO.
+//! Calls that take a path answer with an [`Error`] that carries the operation and the path; calls on descriptors and
+//! the calls for extended attributes answer with the system's error alone, for the caller who knows the path. Unless it
+//! says otherwise, nothing here follows a symlink in the last component of a path, and nothing waits for a FIFO.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,7 +16,8 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::error::{Error, FileOp, Result};
 
-/// A point in time as file systems keep it. Before 1970 the seconds are negative and the nanoseconds still count forward.
+/// A point in time as file systems keep it. Before 1970 the seconds are negative and the nanoseconds still count
+/// forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Timestamp {
     /// Whole seconds since 1970, rounded down.
@@ -71,8 +72,8 @@ pub(crate) struct Stat {
 pub(crate) enum FsKind {
     /// A file system on a device or in memory, and every one that is not known here.
     Local,
-    /// One whose reads go to another machine or another process: NFS, SMB, FUSE, 9p, AFS, Ceph, cluster file systems. An
-    /// error while reading a mapping would be a signal; locks and syncs may mean less.
+    /// One whose reads go to another machine or another process: NFS, SMB, FUSE, 9p, AFS, Ceph, cluster file systems.
+    /// An error while reading a mapping would be a signal; locks and syncs may mean less.
     Network,
     /// One whose files are made up when they are read, often with a size of 0: proc, sysfs, cgroup and their like.
     Pseudo,
@@ -113,8 +114,8 @@ pub(crate) fn create_new(path: &Path, mode: u32) -> Result<File> {
 /// Reads a small file whole. Follows symlinks and waits for FIFOs: it is for what a user names on the command line.
 ///
 /// # Errors
-/// Besides the system's: [`io::ErrorKind::FileTooLarge`] if there are more than `limit` bytes, which bounds what is read
-/// of a device that never ends.
+/// Besides the system's: [`io::ErrorKind::FileTooLarge`] if there are more than `limit` bytes, which bounds what is
+/// read of a device that never ends.
 pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
@@ -612,6 +613,9 @@ mod tests {
             assert_eq!(&buf[..read], expected.as_bytes());
         }
         assert_eq!(read_full_at(&file, &mut [], u64::MAX).unwrap(), 0);
+        // A file of proc gives a page at a time; this one has a few hundred lines.
+        let smaps = open_read("/proc/self/smaps".as_ref()).unwrap();
+        assert!(read_full_at(&smaps, &mut vec![0; 1 << 20], 0).unwrap() > 3 * 4096);
         assert!(read_full_at(&file, &mut [0], u64::MAX).is_err());
     }
 

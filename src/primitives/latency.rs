@@ -18,8 +18,8 @@ const DIGITS: u8 = 3;
 
 /// A histogram of durations from 1 ns to 1 h with three significant digits; longest, mean and total are exact.
 ///
-/// Takes 264 KiB (33 buckets of 1,024 counters of 8 bytes), all of it from the beginning, whatever is recorded. Recording
-/// takes no lock and cannot fail, so every worker keeps its own and they are merged at the end.
+/// Takes 264 KiB (33 buckets of 1,024 counters of 8 bytes), all of it from the beginning, whatever is recorded.
+/// Recording takes no lock and cannot fail, so every worker keeps its own and they are merged at the end.
 #[derive(Debug, Clone)]
 pub(crate) struct Latency {
     histogram: Histogram<u64>,

@@ -1,8 +1,8 @@
 //! Where do the bytes of a chunk live? In page-aligned buffers of one capacity, used again and again, wiped at the end.
 //!
-//! A buffer has room before its data for a record header and behind it for a tag, so that a record is sealed in place and
-//! written in one call. There is no unsafe code here: the memory is an anonymous mapping, which begins as zeros, so every
-//! byte of it is initialised at any time.
+//! A buffer has room before its data for a record header and behind it for a tag, so that a record is sealed in place
+//! and written in one call. There is no unsafe code here: the memory is an anonymous mapping, which begins as zeros, so
+//! every byte of it is initialised at any time.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -82,8 +82,8 @@ impl BufferPool {
 #[derive(Debug)]
 struct Block {
     memory: MmapMut,
-    /// The end of what may have been written, from the beginning of `memory`. What lies behind it was never touched, takes
-    /// no memory, and must not be given any by wiping it.
+    /// The end of what may have been written, from the beginning of `memory`. What lies behind it was never touched,
+    /// takes no memory, and must not be given any by wiping it.
     touched: usize,
 }
 
@@ -119,8 +119,8 @@ impl Drop for Block {
 
 /// A buffer on loan from a [`BufferPool`]: `capacity` bytes of page-aligned memory of which the first `len` are data.
 ///
-/// Dropped, it goes back to its pool as it is, unwiped: the next to hold it is of the same run. If the pool is gone, its
-/// memory is wiped and given back to the system.
+/// Dropped, it goes back to its pool as it is, unwiped: the next to hold it is of the same run. If the pool is gone,
+/// its memory is wiped and given back to the system.
 #[derive(Debug)]
 pub(crate) struct PooledBuf {
     /// `None` only while it is being dropped.
@@ -247,7 +247,8 @@ mod tests {
     use super::*;
 
     thread_local! {
-        /// What blocks dropped by this thread held just before they were unmapped: their length, and whether all was zero.
+        /// What blocks dropped by this thread held just before they were unmapped: their length, and whether all was
+        /// zero.
         static UNMAPPED: RefCell<Vec<(usize, bool)>> = const { RefCell::new(Vec::new()) };
     }
 

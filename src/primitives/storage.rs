@@ -61,8 +61,8 @@ pub trait Storage: Send + Sync + Any {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Cuts or lengthens the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Asks the system to begin writing a range to the disk; does not wait, promises nothing. An error counts as a failed
-    /// sync.
+    /// Asks the system to begin writing a range to the disk; does not wait, promises nothing. An error counts as a
+    /// failed sync.
     fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Makes all that was written durable (`fdatasync`). Never repeated after a failure.
     fn sync(&self) -> io::Result<()>;
@@ -120,12 +120,12 @@ const NAME_MAX: usize = 255;
 
 /// A file on a file system, with open-file-description locks.
 ///
-/// The locks belong to the value, because a value is one open file description: two values of one file exclude each other
-/// even within a process, and all locks of a value end with it. Threads that share a value also share its locks: a second
-/// `lock` succeeds at once, and the first `unlock` gives the lock back for all. So the engine takes each lock at most once
-/// at a time for one value, and has a mutex where threads have to exclude each other. A conversion from shared to
-/// exclusive waits for the other sharers; two who do that wait for each other for ever, since the kernel looks for no
-/// deadlock among such locks: convert with `try_lock`.
+/// The locks belong to the value, because a value is one open file description: two values of one file exclude each
+/// other even within a process, and all locks of a value end with it. Threads that share a value also share its locks:
+/// a second `lock` succeeds at once, and the first `unlock` gives the lock back for all. So the engine takes each lock
+/// at most once at a time for one value, and has a mutex where threads have to exclude each other. A conversion from
+/// shared to exclusive waits for the other sharers; two who do that wait for each other for ever, since the kernel
+/// looks for no deadlock among such locks: convert with `try_lock`.
 #[derive(Debug)]
 pub struct FileStorage {
     file: File,
@@ -157,8 +157,8 @@ impl Drop for TemporaryName {
 }
 
 impl FileStorage {
-    /// A file that is open already, for writing too if it is to be written to. Its open file description must be its own,
-    /// not one that `dup` shares with other descriptors, or its locks are theirs as well.
+    /// A file that is open already, for writing too if it is to be written to. Its open file description must be its
+    /// own, not one that `dup` shares with other descriptors, or its locks are theirs as well.
     #[must_use]
     pub fn new(file: File) -> Self {
         Self {
@@ -169,6 +169,13 @@ impl FileStorage {
 
     fn temporary(&self) -> MutexGuard<'_, Option<TemporaryName>> {
         self.temporary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `allocate` does where the file system cannot preallocate: makes the file reach to the end of the range.
+    fn lengthen(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
+        // The ALLOC lock is held, so nobody lengthens the file between the two calls, only to have it cut off by us.
+        if end > self.len()? { self.set_len(end) } else { Ok(()) }
     }
 
     fn set_lock(&self, lock: Lock, how: RangeLock, wait: bool) -> io::Result<bool> {
@@ -213,11 +220,7 @@ impl Storage for FileStorage {
             return Ok(());
         }
         match retry_on_intr(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, len)) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                let end = offset.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
-                // The ALLOC lock is held, so nobody lengthens the file between the two calls.
-                if end > self.len()? { self.set_len(end) } else { Ok(()) }
-            }
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.lengthen(offset, len),
             result => Ok(result?),
         }
     }
@@ -273,8 +276,8 @@ impl Storage for FileStorage {
 
 /// The name of a vault in a directory of a file system.
 ///
-/// The directory is opened once, and every name is looked up in it: whatever becomes of the path later, all operations of
-/// one value meet in one directory.
+/// The directory is opened once, and every name is looked up in it: whatever becomes of the path later, all operations
+/// of one value meet in one directory.
 #[derive(Debug)]
 pub struct FsVaultDir {
     dir: Arc<OwnedFd>,
@@ -287,8 +290,8 @@ impl FsVaultDir {
     /// leads to, now and for the life of this value: a vault that is renamed over does not replace the symlink.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a path that cannot be that of a file, such as `..` or `name/`; otherwise what
-    /// the system says of the directory.
+    /// [`io::ErrorKind::InvalidInput`] for a path that cannot be that of a file, such as `..` or `name/`; otherwise
+    /// what the system says of the directory.
     pub fn new(path: impl AsRef<Path>) -> io::Result<Self> {
         let mut path = path.as_ref().to_owned();
         for _ in 0..=MAX_SYMLINKS {
@@ -325,7 +328,8 @@ impl FsVaultDir {
         &self.path
     }
 
-    /// Makes a file without a name. `None` where the file system or the system cannot do that, or could not name it later.
+    /// Makes a file without a name. `None` where the file system or the system cannot do that, or could not name it
+    /// later.
     fn create_nameless(&self) -> io::Result<Option<File>> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = match retry_on_intr(|| rustix::fs::openat(&*self.dir, ".", flags, Mode::RUSR | Mode::WUSR)) {
@@ -450,8 +454,8 @@ fn ensure_regular(kind: StatKind) -> io::Result<()> {
 
 impl VaultDir for FsVaultDir {
     fn open(&self, write: bool) -> io::Result<Option<Arc<dyn Storage>>> {
-        // Looked at before it is opened, since opening a device can do things to it, and after, since it may have changed
-        // in between. A FIFO put there in between does not hang us.
+        // Looked at before it is opened, since opening a device can do things to it, and after, since it may have
+        // changed in between. A FIFO put there in between does not hang us.
         match fs::stat_at(&*self.dir, &self.name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             found => ensure_regular(found?.kind)?,
@@ -626,6 +630,18 @@ mod tests {
         assert_eq!(file.len().unwrap(), 4096 + (1 << 20), "punching keeps the length");
         file.sync().unwrap();
         vault.sync().unwrap();
+    }
+
+    #[test]
+    fn where_nothing_can_be_preallocated_the_file_becomes_longer_and_never_shorter() {
+        let file = FileStorage::new(tempfile::tempfile().unwrap());
+        for (offset, len, expected) in [(10, 90, 100), (0, 50, 100), (20, 80, 100), (100, 1, 101)] {
+            file.lengthen(offset, len).unwrap();
+            assert_eq!(file.len().unwrap(), expected);
+        }
+        assert!(file.lengthen(u64::MAX, 2).is_err());
+        assert!(file.lengthen(u64::MAX, 0).is_err());
+        assert_eq!(file.len().unwrap(), 101);
     }
 
     #[test]

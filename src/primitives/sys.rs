@@ -21,9 +21,9 @@ pub(crate) enum RangeLock {
     Unlocked,
 }
 
-/// Sets the open-file-description lock on the one byte at `position`, which need not lie within the file; a lock that is
-/// held already is converted. `false` if another open file description is in the way and `wait` is off; what was held
-/// before is then still held. With `wait` on, it comes back with the lock or an error.
+/// Sets the open-file-description lock on the one byte at `position`, which need not lie within the file; a lock that
+/// is held already is converted. `false` if another open file description is in the way and `wait` is off; what was
+/// held before is then still held. With `wait` on, it comes back with the lock or an error.
 ///
 /// Such a lock belongs to the open file description: two descriptors made by `dup` share it, two made by `open` exclude
 /// each other even within one process, and it ends with the last descriptor. The kernel finds no deadlocks among them.
@@ -88,9 +88,9 @@ pub(crate) unsafe fn copy_own_memory(src: *const u8, dst: &mut [u8]) -> io::Resu
     };
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     loop {
-        // SAFETY: one entry each, both alive during the call. The kernel writes into `dst` only, at most its length, and
-        // reads the source with its own access checks: what is not there is an error, not a fault. Nobody has exclusive
-        // hold of the source, by this function's contract.
+        // SAFETY: one entry each, both alive during the call. The kernel writes into `dst` only, at most its length,
+        // and reads the source with its own access checks: what is not there is an error, not a fault. Nobody has
+        // exclusive hold of the source, by this function's contract.
         let copied = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
         if let Ok(copied) = usize::try_from(copied) {
             return Ok(copied);
@@ -291,6 +291,35 @@ mod tests {
             "{before} then {after}"
         );
         assert!(peak_rss_of_rusage().unwrap() > 0);
+    }
+
+    /// In a process of its own, since there is no way back for a hard limit.
+    #[test]
+    fn a_process_that_is_not_dumpable_still_reads_its_own_memory_and_descriptors() {
+        const CHILD: &str = "TEST_CHILD_NOT_DUMPABLE";
+        if std::env::var_os(CHILD).is_none() {
+            let name = "a_process_that_is_not_dumpable_still_reads_its_own_memory_and_descriptors";
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = child.arg(name).arg("--nocapture").env(CHILD, "1").output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{text}");
+            return;
+        }
+        set_not_dumpable().unwrap();
+        assert_eq!(
+            rustix::process::dumpable_behavior().unwrap(),
+            DumpableBehavior::NotDumpable
+        );
+        let core = rustix::process::getrlimit(Resource::Core);
+        assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
+        let (src, mut dst) = ([7; 10], [0; 10]);
+        // SAFETY: `src` is alive, and only shared references to it exist.
+        assert_eq!(unsafe { copy_own_memory(src.as_ptr(), &mut dst) }.unwrap(), 10);
+        assert_eq!(src, dst);
+        let (file, _) = two_descriptions();
+        let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::access(by_descriptor.as_str(), rustix::fs::Access::EXISTS).unwrap();
+        assert!(peak_rss_of_status().is_some());
     }
 
     #[test]

@@ -93,7 +93,8 @@ pub fn format_size(bytes: u64) -> String {
         return format!("{bytes} B");
     }
     let tenths_of = |unit: u64| (u128::from(bytes) * 10 + u128::from(unit) / 2) / u128::from(unit);
-    // The first unit in which the rounded number stays below 1024: 1023.96 KiB is 1 MiB. EiB always fits: u64 ends at 16.
+    // The first unit in which the rounded number stays below 1024: 1023.96 KiB is 1 MiB. EiB always fits: u64 ends at
+    // 16.
     let (tenths, name) = UNITS
         .iter()
         .map(|&(unit, name)| (tenths_of(unit), name))
@@ -111,7 +112,7 @@ pub fn format_rate(bytes_per_sec: f64) -> String {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "casts from float saturate: NaN and negative become 0, infinity u64::MAX; below a byte nothing is lost that is shown"
+        reason = "casts from float saturate: NaN and negative become 0, infinity u64::MAX; it is rounded already"
     )]
     let bytes = bytes_per_sec.round() as u64;
     format!("{}/s", format_size(bytes))
