@@ -2,6 +2,7 @@
 //! vault file, and measures every stage of itself.
 
 mod crypto;
+mod engine;
 mod error;
 mod format;
 mod primitives;

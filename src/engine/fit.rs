@@ -165,8 +165,9 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, may_s
     plan.budget = wanted(&plan);
     let Some(ceiling) = ceiling else { return Ok(plan) };
 
+    let asked = plan.clone();
     let least = |chunk_size: u32| {
-        let one_each = Plan { scan: 1, read: 1, third: 1, fourth: 1, write: plan.write.min(1), ..plan.clone() };
+        let one_each = Plan { scan: 1, read: 1, third: 1, fourth: 1, write: asked.write.min(1), ..asked.clone() };
         let one_each = Plan { chunk_size, entry_window: LEAST_ENTRY_WINDOW, ..one_each };
         Plan { budget: 2 * one_each.permit(), ..one_each }
     };

@@ -1,6 +1,20 @@
 //! What the program does, an operation a file; the only layer with threads and channels.
 
+pub(crate) mod add;
 pub(crate) mod api;
+pub(crate) mod budget;
 pub(crate) mod cancel;
+pub(crate) mod commit;
 pub(crate) mod config;
+pub(crate) mod fit;
+pub(crate) mod indexer;
+pub(crate) mod locks;
 pub(crate) mod observe;
+pub(crate) mod pipeline;
+pub(crate) mod plan;
+pub(crate) mod resolve;
+pub(crate) mod run;
+pub(crate) mod segment;
+pub(crate) mod state;
+pub(crate) mod stats;
+pub(crate) mod vault;

@@ -27,6 +27,22 @@ pub(crate) struct Envelope<T> {
     pub(crate) permit: Option<Permit>,
 }
 
+/// The next stage has ended.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+/// Where a stage's items go.
+pub(crate) trait Outlet<T>: Clone + Send {
+    /// Hands an item on; waits while the next stage has no room.
+    fn send(&self, envelope: Envelope<T>) -> Result<(), Gone>;
+}
+
+impl<T: Send> Outlet<T> for Sender<Envelope<T>> {
+    fn send(&self, envelope: Envelope<T>) -> Result<(), Gone> {
+        Sender::send(self, envelope).map_err(|_| Gone)
+    }
+}
+
 /// The workers of one stage.
 pub(crate) struct StageHandle<'scope> {
     name: &'static str,
@@ -45,25 +61,25 @@ impl StageHandle<'_> {
 ///
 /// `make` is called once in each worker's own thread. If a thread cannot be started, those that were end by themselves as
 /// their channels close.
-pub(crate) fn spawn_stage<'scope, 'env, S, F>(
+pub(crate) fn spawn_stage<'scope, 'env, S, F, O>(
     scope: &'scope Scope<'scope, 'env>,
     run: &'env Run<'_>,
     count: usize,
-    make: F,
+    make: &'env F,
     input: Receiver<Envelope<S::In>>,
-    output: Sender<Envelope<S::Out>>,
+    output: O,
 ) -> Result<StageHandle<'scope>>
 where
     S: Stage + 'env,
     S::In: Weighed,
     S::Out: Weighed,
-    F: Fn() -> Result<S> + Send + Sync + 'env,
+    F: Fn() -> Result<S> + Sync,
+    O: Outlet<S::Out> + 'scope,
 {
-    let make = Arc::new(make);
     let gauge = run.gauge(S::NAME, count);
     let mut workers = Vec::with_capacity(count);
     for number in 0..count {
-        let (make, gauge, input, output) = (Arc::clone(&make), Arc::clone(&gauge), input.clone(), output.clone());
+        let (gauge, input, output) = (Arc::clone(&gauge), input.clone(), output.clone());
         let worker = Builder::new().name(format!("{}-{number}", S::NAME)).spawn_scoped(scope, move || {
             guarded(S::NAME, run, || {
                 let mut stage = make()?;
@@ -114,7 +130,7 @@ fn work<S>(
     run: &Run<'_>,
     gauge: &Gauge,
     input: &Receiver<Envelope<S::In>>,
-    output: &Sender<Envelope<S::Out>>,
+    output: &impl Outlet<S::Out>,
 ) -> Result<WorkerStats>
 where
     S: Stage,

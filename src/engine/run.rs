@@ -103,7 +103,10 @@ impl<'a> Run<'a> {
         let result = std::thread::scope(|scope| {
             let (done, ended) = bounded::<()>(0);
             let monitor = std::thread::Builder::new().name("monitor".into());
-            let spawned = monitor.spawn_scoped(scope, || run.monitor(&ended));
+            let spawned = monitor.spawn_scoped(scope, {
+                let run = &run;
+                move || run.monitor(&ended)
+            });
             let result = match spawned {
                 Ok(_) => work(&run),
                 Err(error) => Err(Error::io(crate::error::FileOp::StartThread, "monitor", error)),
@@ -185,7 +188,7 @@ impl<'a> Run<'a> {
         Report {
             command,
             duration: self.started.elapsed(),
-            peak_memory_bytes: peak_rss_bytes(),
+            peak_memory_bytes: peak_rss_bytes().unwrap_or(0),
             stages,
             errors: self.errors.into_inner().unwrap_or_else(PoisonError::into_inner),
             notes: self.notes.into_inner().unwrap_or_else(PoisonError::into_inner),

@@ -199,7 +199,7 @@ impl SegmentWriter {
     fn allocate(&self, len: u64, own_end: u64, extent_number: usize) -> Result<Stretch> {
         let io = |op| move |error| Error::io(op, &self.vault, error);
         self.storage.lock(Lock::Alloc, LockMode::Exclusive).map_err(io(FileOp::Lock))?;
-        let allocated = (|| {
+        let allocated = (|| -> Result<Stretch> {
             let file_len = self.storage.len().map_err(io(FileOp::Stat))?;
             let start = align_up(file_len, RECORD_ALIGNMENT).unwrap_or(u64::MAX);
             let end = start.checked_add(len).filter(|&end| end <= i64::MAX.unsigned_abs());

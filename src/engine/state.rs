@@ -336,3 +336,15 @@ pub(crate) fn read_commit(reader: &MetaReader, place: &CommitPlace, generation: 
     }
     Ok(commit)
 }
+
+/// The newest generation that a root claims, as far as it can be told without a key.
+pub(crate) fn claimed_generation(storage: &dyn Storage, vault: &Path) -> Result<u64> {
+    let mut newest = 0;
+    for at in [ROOT_A_AT, ROOT_B_AT] {
+        let bytes = read_fixed::<ROOT_LEN>(storage, vault, at, "root")?;
+        if let Ok(root) = bytes.and_then(|bytes| UnverifiedRoot::decode(&bytes)) {
+            newest = newest.max(root.generation());
+        }
+    }
+    Ok(newest)
+}

@@ -35,7 +35,7 @@ pub(crate) const RECORD_ALIGNMENT: u32 = 64;
 pub(crate) const WRAPPED_ROOM_LEN: usize = 128;
 
 /// The version of the format that this program reads and writes.
-pub(super) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// How metadata records are compressed: see [`seal_meta`].
 const META_LEVEL: i32 = 3;

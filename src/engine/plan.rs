@@ -1,0 +1,280 @@
+//! Cutting the scanned entries into chunks: which bytes go into which record, decided in scan order by one planner, so
+//! that what a vault holds does not depend on threads or timing.
+//!
+//! A file of at least a chunk is a sequence of chunks of its own, each a fixed range of file offsets holding the data that
+//! is in it; smaller ones are put together into batches, which stay open across large files.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::primitives::fs::{FsKind, StatKind, file_system_kind_of};
+use crate::primitives::units::ChunkSeq;
+use crate::stages::pack::read::LargeFile;
+use crate::stages::pack::source::Source;
+use crate::stages::{EntrySeq, FileRange, FileSlice, ReadJob, ReadPart, ScannedEntry, WholeFile};
+
+/// The most files of a batch.
+const MAX_BATCH_FILES: usize = 4096;
+/// A batch is closed when this much weight has been scanned since its first file. It is half the smallest window of
+/// entries in flight, so that the window can always drain without the planner.
+pub(crate) const MAX_BATCH_SPAN: u64 = 8192;
+/// No entry weighs more, whatever its extended attributes.
+const MAX_WEIGHT: u64 = 4096;
+/// Bytes of extended attributes that weigh as much as an entry.
+const WEIGHT_UNIT: usize = 512;
+
+/// Where an entry's content will come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// It has none, or only holes.
+    None,
+    /// One part of a batch.
+    Whole,
+    /// So many slices.
+    Slices(u32),
+    /// An earlier name of the same file: what that one gets.
+    SameAs(EntrySeq),
+}
+
+/// What is known of an entry before it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Planned {
+    /// Where its content comes from.
+    pub(crate) content: Content,
+    /// It has more names, which may come later.
+    pub(crate) is_linked: bool,
+}
+
+/// Cuts entries into jobs.
+pub(crate) struct Planner<'s> {
+    source: &'s dyn Source,
+    chunk_size: u64,
+    next_number: u64,
+    batch: Vec<WholeFile>,
+    batch_len: u64,
+    batch_span: u64,
+    /// First names of files with several, by device and inode, with the names still to come.
+    links: HashMap<(u64, u64), (EntrySeq, u64)>,
+    devices: HashMap<u64, FsKind>,
+}
+
+/// How much of the window of entries in flight an entry takes.
+pub(crate) fn weight(entry: &ScannedEntry) -> u64 {
+    let bulk: usize = entry.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
+    let bulk = bulk + entry.name.as_bytes().len() / 2 + entry.target.len();
+    (1 + (bulk / WEIGHT_UNIT) as u64).min(MAX_WEIGHT)
+}
+
+impl<'s> Planner<'s> {
+    /// A planner for chunks of so many bytes.
+    pub(crate) fn new(source: &'s dyn Source, chunk_size: u32) -> Self {
+        Self {
+            source,
+            chunk_size: u64::from(chunk_size),
+            next_number: 0,
+            batch: Vec::new(),
+            batch_len: 0,
+            batch_span: 0,
+            links: HashMap::new(),
+            devices: HashMap::new(),
+        }
+    }
+
+    /// Makes room for an entry of this weight: closes a batch that has been open for long enough.
+    pub(crate) fn before(&mut self, weight: u64, emit: &mut dyn FnMut(ReadJob) -> Result<()>) -> Result<()> {
+        if !self.batch.is_empty() {
+            self.batch_span += weight;
+            if self.batch_span > MAX_BATCH_SPAN {
+                return self.close_batch(emit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides where an entry's content comes from; the jobs follow with [`Planner::cut`].
+    ///
+    /// # Errors
+    /// What concerns this entry alone: it could not be looked into for holes.
+    pub(crate) fn plan(&mut self, seq: EntrySeq, entry: &ScannedEntry) -> Result<(Planned, Vec<FileRange>)> {
+        let none = Planned { content: Content::None, is_linked: false };
+        if entry.stat.kind != StatKind::File {
+            return Ok((none, Vec::new()));
+        }
+        let is_linked = entry.stat.nlink > 1;
+        if is_linked {
+            let id = (entry.stat.dev, entry.stat.ino);
+            if let Some((first, left)) = self.links.get_mut(&id) {
+                let content = Content::SameAs(*first);
+                *left -= 1;
+                if *left == 0 {
+                    self.links.remove(&id);
+                }
+                return Ok((Planned { content, is_linked }, Vec::new()));
+            }
+            self.links.insert(id, (seq, entry.stat.nlink - 1));
+        }
+        if self.device(entry)? == FsKind::Pseudo {
+            return Ok((Planned { content: Content::Whole, is_linked }, Vec::new()));
+        }
+        let size = entry.stat.size;
+        let ranges = if size == 0 {
+            Vec::new()
+        } else if entry.stat.blocks.saturating_mul(512) < size {
+            // Fewer blocks than bytes: there may be holes, or the file system compresses.
+            let file = self.source.open(&entry.path)?;
+            let ranges = file.data_ranges(size);
+            ranges.map_err(|error| Error::io(crate::error::FileOp::Seek, &entry.path, error))?
+        } else {
+            vec![FileRange { offset: 0, len: size }]
+        };
+        let content = if ranges.is_empty() {
+            Content::None
+        } else if size < self.chunk_size {
+            Content::Whole
+        } else {
+            Content::Slices(count_slices(&ranges, self.chunk_size, &entry.path)?)
+        };
+        Ok((Planned { content, is_linked }, ranges))
+    }
+
+    /// Emits the jobs of a planned entry, and of the batch it fills.
+    pub(crate) fn cut(
+        &mut self,
+        seq: EntrySeq,
+        entry: &ScannedEntry,
+        planned: Planned,
+        ranges: Vec<FileRange>,
+        emit: &mut dyn FnMut(ReadJob) -> Result<()>,
+    ) -> Result<()> {
+        let whole = |ranges: Vec<FileRange>, to_end| WholeFile {
+            entry: seq,
+            path: entry.path.clone(),
+            stat: entry.stat.clone(),
+            ranges,
+            to_end,
+        };
+        match planned.content {
+            Content::None | Content::SameAs(_) => Ok(()),
+            // A file that does not say its size: a chunk of its own.
+            Content::Whole if ranges.is_empty() => {
+                let parts = vec![ReadPart::Whole(whole(ranges, true))];
+                let number = self.number();
+                emit(ReadJob { number, parts })
+            }
+            Content::Whole => {
+                let len: u64 = ranges.iter().map(|range| range.len).sum();
+                if self.batch_len + len > self.chunk_size {
+                    self.close_batch(emit)?;
+                }
+                if self.batch.is_empty() {
+                    self.batch_span = weight(entry);
+                }
+                self.batch_len += len;
+                self.batch.push(whole(ranges, false));
+                if self.batch_len == self.chunk_size || self.batch.len() == MAX_BATCH_FILES {
+                    self.close_batch(emit)?;
+                }
+                Ok(())
+            }
+            Content::Slices(count) => {
+                let file = Arc::new(LargeFile::new(seq, entry.path.clone(), entry.stat.clone(), count));
+                let mut index = 0;
+                for_each_slice(&ranges, self.chunk_size, |ranges| {
+                    let slice = FileSlice { file: Arc::clone(&file), index, ranges };
+                    index += 1;
+                    let number = self.number();
+                    emit(ReadJob { number, parts: vec![ReadPart::Slice(slice)] })
+                })
+            }
+        }
+    }
+
+    /// Emits the open batch.
+    pub(crate) fn close_batch(&mut self, emit: &mut dyn FnMut(ReadJob) -> Result<()>) -> Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_len = 0;
+        self.batch_span = 0;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let number = self.number();
+        emit(ReadJob { number, parts: batch.into_iter().map(ReadPart::Whole).collect() })
+    }
+
+    fn number(&mut self) -> ChunkSeq {
+        let number = ChunkSeq(self.next_number);
+        self.next_number += 1;
+        number
+    }
+
+    fn device(&mut self, entry: &ScannedEntry) -> Result<FsKind> {
+        if let Some(kind) = self.devices.get(&entry.stat.dev) {
+            return Ok(*kind);
+        }
+        let kind = file_system_kind_of(&entry.path)?;
+        self.devices.insert(entry.stat.dev, kind);
+        Ok(kind)
+    }
+}
+
+fn count_slices(ranges: &[FileRange], chunk_size: u64, path: &Path) -> Result<u32> {
+    let mut count: u64 = 0;
+    for_each_slice(ranges, chunk_size, |_| {
+        count += 1;
+        Ok(())
+    })?;
+    u32::try_from(count).map_err(|_| {
+        let message = "too large for chunks of this size; a larger --chunk-size takes it";
+        Error::Usage(format!("{message}: {}", path.display()))
+    })
+}
+
+/// Cuts data ranges at multiples of the chunk size; every call gets what lies between two of them.
+fn for_each_slice(
+    ranges: &[FileRange],
+    chunk_size: u64,
+    mut slice: impl FnMut(Vec<FileRange>) -> Result<()>,
+) -> Result<()> {
+    let mut current: Vec<FileRange> = Vec::new();
+    let mut current_cell = 0;
+    for range in ranges {
+        let (mut offset, end) = (range.offset, range.offset + range.len);
+        while offset < end {
+            let cell = offset / chunk_size;
+            if cell != current_cell && !current.is_empty() {
+                slice(std::mem::take(&mut current))?;
+            }
+            current_cell = cell;
+            let len = end.min((cell + 1) * chunk_size) - offset;
+            current.push(FileRange { offset, len });
+            offset += len;
+        }
+    }
+    if current.is_empty() { Ok(()) } else { slice(current) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slices(ranges: &[(u64, u64)], chunk: u64) -> Vec<Vec<(u64, u64)>> {
+        let ranges: Vec<FileRange> = ranges.iter().map(|&(offset, len)| FileRange { offset, len }).collect();
+        let mut out = Vec::new();
+        for_each_slice(&ranges, chunk, |slice| {
+            out.push(slice.iter().map(|range| (range.offset, range.len)).collect());
+            Ok(())
+        })
+        .unwrap();
+        out
+    }
+
+    #[test]
+    fn a_file_is_cut_at_fixed_offsets_whatever_its_holes() {
+        assert_eq!(slices(&[(0, 25)], 10), [vec![(0, 10)], vec![(10, 10)], vec![(20, 5)]]);
+        assert_eq!(slices(&[(5, 10)], 10), [vec![(5, 5)], vec![(10, 5)]]);
+        assert_eq!(slices(&[(0, 2), (4, 2), (40, 1)], 10), [vec![(0, 2), (4, 2)], vec![(40, 1)]]);
+        assert!(slices(&[], 10).is_empty());
+    }
+}
