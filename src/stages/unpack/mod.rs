@@ -1,1 +1,13 @@
 //! From the vault into files: read, decrypt, decompress, write.
+
+mod attributes;
+mod beneath;
+pub(crate) mod decompress;
+pub(crate) mod decrypt;
+pub(crate) mod destination;
+#[cfg(test)]
+mod fixture;
+pub(crate) mod links;
+mod place;
+pub(crate) mod read;
+pub(crate) mod write;

@@ -1,0 +1,322 @@
+//! How do an entry's owner, extended attributes, mode and times come onto what was made for it?
+//!
+//! In this order, and always through a descriptor: `chown` takes setuid bits and capabilities away, `chmod` changes the
+//! mask of an ACL, and everything changes the times. What the system does not permit to this user is counted, not an
+//! error of each entry.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::beneath::{Ids, path_of, retry};
+use super::destination::{Preserve, RestoreError, RestoreSink};
+use crate::error::FileOp;
+use crate::format::entry::{Entry, EntryPath, EntryType, Owner};
+
+/// Bits that lend the owner's or the group's rights to whoever runs the file.
+const SET_ID: u32 = 0o6000;
+
+/// Locks a mutex whose holders leave it whole even if they panic.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A descriptor to set attributes through.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Handle<'a> {
+    /// Opened for reading or writing.
+    Open(BorrowedFd<'a>),
+    /// Opened with `O_PATH`: a symlink, or what must not be opened otherwise.
+    Path(BorrowedFd<'a>),
+}
+
+/// What an inode has already.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Present {
+    pub(super) ids: Ids,
+    /// `None` if it has to be set in any case.
+    pub(super) mode: Option<u32>,
+}
+
+/// What is restored of attributes, and what could not be: shared by all workers.
+#[derive(Debug)]
+pub(super) struct Attributes {
+    preserve: Preserve,
+    /// Looked up only where modes are not preserved.
+    umask: u32,
+    owners: Mutex<HashMap<Owner, Ids>>,
+    refused: Mutex<Refused>,
+}
+
+/// What the system did not permit.
+#[derive(Debug, Default)]
+struct Refused {
+    owners: HashSet<Ids>,
+    tallies: BTreeMap<Refusal, Tally>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Refusal {
+    Owner,
+    Xattr(i32),
+}
+
+#[derive(Debug)]
+struct Tally {
+    entries: u64,
+    first: EntryPath,
+}
+
+impl Attributes {
+    pub(super) fn new(preserve: Preserve) -> Self {
+        let umask = if preserve.mode { 0 } else { umask_of_this_process() };
+        Self {
+            preserve,
+            umask,
+            owners: Mutex::default(),
+            refused: Mutex::default(),
+        }
+    }
+
+    /// The owner that `entry` shall have where a new file gets `given`.
+    pub(super) fn owner(&self, entry: &Entry, given: Ids) -> Ids {
+        if !self.preserve.owner {
+            return given;
+        }
+        if let Some(&ids) = lock(&self.owners).get(&entry.owner) {
+            return ids;
+        }
+        // Not under the lock: a directory service may take seconds to answer.
+        let ids = look_up(&entry.owner);
+        lock(&self.owners).insert(entry.owner.clone(), ids);
+        ids
+    }
+
+    /// The mode that `entry` shall have, if its owner can be restored.
+    pub(super) fn mode(&self, entry: &Entry) -> u32 {
+        if self.preserve.mode {
+            entry.mode & 0o7777
+        } else {
+            entry.mode & 0o777 & !self.umask
+        }
+    }
+
+    /// Sets everything that differs from what is `present`. What is not permitted is counted; after any other failure the
+    /// rest is set nevertheless, and the first one returned.
+    pub(super) fn apply(&self, handle: Handle<'_>, entry: &Entry, present: Present) -> Option<RestoreError> {
+        let mut failure = None;
+        let mut keep = |result: Result<(), RestoreError>| {
+            if let Err(error) = result {
+                failure.get_or_insert(error);
+            }
+        };
+        let owner = self.owner(entry, present.ids);
+        let mut mode = self.mode(entry);
+        let changes_owner = owner != present.ids;
+        let mut owner_is_right = !changes_owner && self.preserve.owner;
+        if changes_owner {
+            let set = self.set_owner(handle, entry, owner, present.ids);
+            owner_is_right = matches!(set, Ok(true));
+            keep(set.map(drop));
+        }
+        // On a directory these bits lend nothing: they say whose group new files get.
+        if !owner_is_right && entry.entry_type != EntryType::Directory {
+            mode &= !SET_ID;
+        }
+        let changes_xattrs = !entry.xattrs.is_empty();
+        if changes_xattrs {
+            keep(self.set_xattrs(handle, entry));
+        }
+        let mode_is_right = present.mode == Some(mode) && !changes_owner && !changes_xattrs;
+        if !mode_is_right && entry.entry_type != EntryType::Symlink {
+            keep(set_mode(handle, mode));
+        }
+        if self.preserve.times {
+            keep(set_times(handle, entry));
+        }
+        failure
+    }
+
+    /// Says whether it could be done; `Ok(false)` is not permitted, and counted.
+    fn set_owner(&self, handle: Handle<'_>, entry: &Entry, owner: Ids, present: Ids) -> Result<bool, RestoreError> {
+        // The largest number is the system's word for "leave it".
+        let impossible = owner.uid == u32::MAX || owner.gid == u32::MAX;
+        if impossible || lock(&self.refused).owners.contains(&owner) {
+            self.count(Refusal::Owner, entry);
+            return Ok(false);
+        }
+        // Only what differs: a user may give a file of his own to another group of his.
+        let uid = (owner.uid != present.uid).then(|| Uid::from_raw(owner.uid));
+        let gid = (owner.gid != present.gid).then(|| Gid::from_raw(owner.gid));
+        let (Handle::Open(fd) | Handle::Path(fd)) = handle;
+        match retry(|| rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)) {
+            Ok(()) => Ok(true),
+            // EINVAL: a number that this user namespace does not have; EOPNOTSUPP: a file system without owners.
+            Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => {
+                lock(&self.refused).owners.insert(owner);
+                self.count(Refusal::Owner, entry);
+                Ok(false)
+            }
+            Err(error) => Err(RestoreError::io(FileOp::SetOwner, error)),
+        }
+    }
+
+    fn set_xattrs(&self, handle: Handle<'_>, entry: &Entry) -> Result<(), RestoreError> {
+        let mut refused = None;
+        let mut failure = None;
+        for xattr in &entry.xattrs {
+            let is_acl = xattr.name.starts_with(b"system.posix_acl_");
+            if !(if is_acl { self.preserve.acl } else { self.preserve.xattr }) {
+                continue;
+            }
+            let (name, value, flags) = (&xattr.name[..], &xattr.value[..], XattrFlags::empty());
+            let set = match handle {
+                Handle::Open(fd) => retry(|| rustix::fs::fsetxattr(fd, name, value, flags)),
+                Handle::Path(fd) => retry(|| rustix::fs::setxattr(path_of(fd), name, value, flags)),
+            };
+            match set {
+                Ok(()) => {}
+                Err(error @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP)) => {
+                    refused.get_or_insert(error);
+                }
+                Err(error) => {
+                    failure.get_or_insert(RestoreError::io(FileOp::SetXattr, error));
+                }
+            }
+        }
+        if let Some(error) = refused {
+            self.count(Refusal::Xattr(error.raw_os_error()), entry);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn count(&self, refusal: Refusal, entry: &Entry) {
+        lock(&self.refused)
+            .tallies
+            .entry(refusal)
+            .and_modify(|tally| tally.entries += 1)
+            .or_insert_with(|| Tally {
+                entries: 1,
+                first: entry.path.clone(),
+            });
+    }
+
+    /// Tells what was not permitted, once each, and forgets it.
+    pub(super) fn tell_refused(&self, sink: &dyn RestoreSink) {
+        let tallies = std::mem::take(&mut lock(&self.refused).tallies);
+        for (refusal, Tally { entries, first }) in tallies {
+            let entries = if entries == 1 {
+                "1 entry".to_owned()
+            } else {
+                format!("{entries} entries")
+            };
+            let message = match refusal {
+                Refusal::Owner => format!("owner of {entries} could not be restored: not permitted"),
+                Refusal::Xattr(code) => {
+                    let why = if code == Errno::OPNOTSUPP.raw_os_error() {
+                        "not supported"
+                    } else {
+                        "not permitted"
+                    };
+                    format!("extended attributes of {entries} could not be restored: {why}")
+                }
+            };
+            sink.note(&first, message);
+        }
+    }
+}
+
+fn set_mode(handle: Handle<'_>, mode: u32) -> Result<(), RestoreError> {
+    let mode = Mode::from_raw_mode(mode);
+    match handle {
+        Handle::Open(fd) => retry(|| rustix::fs::fchmod(fd, mode)),
+        Handle::Path(fd) => retry(|| rustix::fs::chmodat(CWD, path_of(fd), mode, AtFlags::empty())),
+    }
+    .map_err(|error| RestoreError::io(FileOp::SetMode, error))
+}
+
+fn set_times(handle: Handle<'_>, entry: &Entry) -> Result<(), RestoreError> {
+    let times = Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        // Larger values are the system's words for "now" and "leave it".
+        last_modification: Timespec {
+            tv_sec: entry.mtime.secs,
+            tv_nsec: entry.mtime.nanos.min(999_999_999).into(),
+        },
+    };
+    match handle {
+        Handle::Open(fd) => retry(|| rustix::fs::futimens(fd, &times)),
+        Handle::Path(fd) => retry(|| rustix::fs::utimensat(fd, c"", &times, AtFlags::EMPTY_PATH)),
+    }
+    .map_err(|error| RestoreError::io(FileOp::SetTimes, error))
+}
+
+/// As tar does: the names count where this system knows them, since the numbers are another system's.
+fn look_up(owner: &Owner) -> Ids {
+    // A directory service that fails is one that does not know the name.
+    let uid = match &*owner.user {
+        "" => None,
+        name => nix::unistd::User::from_name(name)
+            .ok()
+            .flatten()
+            .map(|user| user.uid.as_raw()),
+    };
+    let gid = match &*owner.group {
+        "" => None,
+        name => nix::unistd::Group::from_name(name)
+            .ok()
+            .flatten()
+            .map(|group| group.gid.as_raw()),
+    };
+    Ids {
+        uid: uid.unwrap_or(owner.uid),
+        gid: gid.unwrap_or(owner.gid),
+    }
+}
+
+/// Read, not asked for: the system call that tells it sets it as well, for all threads.
+fn umask_of_this_process() -> u32 {
+    const USUAL: u32 = 0o022;
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return USUAL;
+    };
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Umask:"))
+        .and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
+        .unwrap_or(USUAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_known_here_wins_over_the_number() {
+        let root = Owner {
+            uid: 4711,
+            gid: 4712,
+            user: "root".into(),
+            group: "root".into(),
+        };
+        assert_eq!(look_up(&root), Ids { uid: 0, gid: 0 });
+        let strange = Owner {
+            user: "no such user".into(),
+            group: "".into(),
+            ..root.clone()
+        };
+        assert_eq!(look_up(&strange), Ids { uid: 4711, gid: 4712 });
+        let hostile = Owner {
+            user: "ro\0ot".into(),
+            group: "\n:".into(),
+            ..root
+        };
+        assert_eq!(look_up(&hostile), Ids { uid: 4711, gid: 4712 });
+    }
+}

@@ -1,0 +1,370 @@
+//! How does a name of the vault become a descriptor below the destination, and never one outside of it?
+//!
+//! Every directory is resolved by the kernel relative to the destination's descriptor, with symlinks forbidden on the
+//! way; names are never joined to strings that are looked up from `/`. A leaf is only ever used with calls that do not
+//! follow it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+/// The longest path that the kernel takes in one call, without the NUL.
+const MAX_CALL_LEN: usize = 4095;
+/// How often `openat2` is asked again when a rename elsewhere disturbed it, before the components are walked one by one.
+const RESOLVE_ATTEMPTS: u32 = 32;
+/// A directory to resolve from: needs search permission alone.
+const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// What tells one inode from another on a running system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId {
+    dev: u64,
+    ino: u64,
+}
+
+impl From<&Stat> for FileId {
+    fn from(stat: &Stat) -> Self {
+        Self {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        }
+    }
+}
+
+/// User and group, as numbers of this system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Ids {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+impl From<&Stat> for Ids {
+    fn from(stat: &Stat) -> Self {
+        Self {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        }
+    }
+}
+
+/// The destination's descriptor, and the ways down from it.
+#[derive(Debug)]
+pub(super) struct Beneath {
+    root: OwnedFd,
+    /// Off once the kernel, or a filter in front of it, has refused `openat2`.
+    openat2: AtomicBool,
+}
+
+impl Beneath {
+    pub(super) fn new(root: OwnedFd) -> Self {
+        Self {
+            root,
+            openat2: AtomicBool::new(true),
+        }
+    }
+
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Has everything resolved as on a kernel without `openat2`.
+    #[cfg(test)]
+    pub(super) fn forget_openat2(&self) {
+        self.openat2.store(false, Ordering::Relaxed);
+    }
+
+    /// Opens the directory `path` to resolve from it; `path` is a path of the vault, empty for the destination itself.
+    /// A symlink anywhere in it is an error.
+    pub(super) fn open(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        self.open_as(path, PASS)
+    }
+
+    /// The same with flags of one's own, which apply to the last component alone and must include `O_DIRECTORY`.
+    pub(super) fn open_as(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let mut at: Option<OwnedFd> = None;
+        let mut rest = path;
+        while !rest.is_empty() {
+            let (part, tail) = split_for_one_call(rest);
+            let flags = if tail.is_empty() { flags } else { PASS };
+            at = Some(self.open_part(at.as_ref().unwrap_or(&self.root).as_fd(), part, flags)?);
+            rest = tail;
+        }
+        match at {
+            Some(directory) => Ok(directory),
+            None => rustix::fs::openat(&self.root, c".", flags, Mode::empty()),
+        }
+    }
+
+    /// The same as [`Beneath::open`]; what is missing on the way is made, with the mode that the umask leaves.
+    pub(super) fn open_or_make(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        match self.open(path) {
+            Err(Errno::NOENT) => {}
+            other => return other,
+        }
+        let mut at = self.open(b"")?;
+        for component in path.split(|&byte| byte == b'/') {
+            at = match open_component(at.as_fd(), component, PASS) {
+                Err(Errno::NOENT) => {
+                    match rustix::fs::mkdirat(&at, component, Mode::from_raw_mode(0o777)) {
+                        // Another worker may have needed the same parent.
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(error) => return Err(error),
+                    }
+                    open_component(at.as_fd(), component, PASS)?
+                }
+                other => other?,
+            };
+        }
+        Ok(at)
+    }
+
+    fn open_part(&self, from: BorrowedFd<'_>, part: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        if self.openat2.load(Ordering::Relaxed) {
+            for _ in 0..RESOLVE_ATTEMPTS {
+                match rustix::fs::openat2(from, part, flags, Mode::empty(), resolve) {
+                    Err(Errno::AGAIN | Errno::INTR) => {}
+                    Err(Errno::NOSYS | Errno::PERM) => {
+                        self.openat2.store(false, Ordering::Relaxed);
+                        break;
+                    }
+                    other => return other,
+                }
+            }
+        }
+        walk(from, part, flags)
+    }
+}
+
+/// Goes down component by component. Each step is a name of its own that is not followed, so that it ends beneath as
+/// well; only a directory that is moved out of the destination while it is walked takes the walk along.
+fn walk(from: BorrowedFd<'_>, part: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let mut at: Option<OwnedFd> = None;
+    let mut components = part.split(|&byte| byte == b'/').peekable();
+    while let Some(component) = components.next() {
+        let flags = if components.peek().is_none() { flags } else { PASS };
+        at = Some(open_component(at.as_ref().map_or(from, AsFd::as_fd), component, flags)?);
+    }
+    at.ok_or(Errno::INVAL)
+}
+
+fn open_component(at: BorrowedFd<'_>, component: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    // With O_DIRECTORY a symlink that is not followed is refused, even for O_PATH.
+    retry(|| rustix::fs::openat(at, component, flags | OFlags::NOFOLLOW, Mode::empty()))
+}
+
+/// Splits off as many leading components as fit into one system call.
+fn split_for_one_call(path: &[u8]) -> (&[u8], &[u8]) {
+    if path.len() <= MAX_CALL_LEN {
+        return (path, &[]);
+    }
+    // A component is at most 255 bytes long (`EntryPath::parse`), so there is a slash within reach.
+    match path[..=MAX_CALL_LEN].iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (path, &[]),
+    }
+}
+
+/// Repeats a call for as long as a signal interrupts it.
+pub(super) fn retry<T>(call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    rustix::io::retry_on_intr(call)
+}
+
+/// The attributes of a name, which is not followed.
+pub(super) fn stat_leaf(directory: BorrowedFd<'_>, leaf: &[u8]) -> Result<Stat, Errno> {
+    rustix::fs::statat(directory, leaf, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// A directory kept open for what goes into it, and what it has taught about new files.
+#[derive(Debug)]
+pub(super) struct OpenDirectory {
+    fd: OwnedFd,
+    /// The owner that a new file gets here: learnt from the first one, since it depends on the process, on the
+    /// directory's setgid bit, and on the file system.
+    pub(super) gives: Option<Ids>,
+    /// For modes that a file was created with: whether it came out as asked (umask, default ACL).
+    modes: Vec<(u32, bool)>,
+}
+
+impl OpenDirectory {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            gives: None,
+            modes: Vec::new(),
+        }
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Whether a file created with `mode` gets that mode; `None` if it was not tried yet.
+    pub(super) fn keeps_mode(&self, mode: u32) -> Option<bool> {
+        self.modes
+            .iter()
+            .find(|(known, _)| *known == mode)
+            .map(|&(_, kept)| kept)
+    }
+
+    /// Remembers what became of a file that was created with `mode`.
+    pub(super) fn learn(&mut self, mode: u32, stat: &Stat) {
+        self.gives = Some(Ids::from(stat));
+        if self.keeps_mode(mode).is_none() {
+            self.modes.push((mode, stat.st_mode & 0o7777 == mode));
+        }
+    }
+}
+
+/// The directories that were used last, open; belongs to one worker.
+#[derive(Debug)]
+pub(super) struct DirectoryCache {
+    capacity: usize,
+    /// The most recent first.
+    held: Vec<(Box<[u8]>, OpenDirectory)>,
+}
+
+impl DirectoryCache {
+    /// Keeps at most `capacity` descriptors, at least one.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            capacity: capacity.max(1),
+            held: Vec::new(),
+        }
+    }
+
+    /// The directory `path`, made with its parents if it is missing.
+    pub(super) fn get(&mut self, beneath: &Beneath, path: &[u8]) -> Result<&mut OpenDirectory, Errno> {
+        match self.held.iter().position(|(known, _)| **known == *path) {
+            Some(place) => self.held[..=place].rotate_right(1),
+            None => {
+                let opened = OpenDirectory::new(beneath.open_or_make(path)?);
+                self.put(path, opened);
+            }
+        }
+        Ok(&mut self.held[0].1)
+    }
+
+    /// Takes in a directory that was opened otherwise.
+    pub(super) fn put(&mut self, path: &[u8], directory: OpenDirectory) {
+        self.forget(path);
+        self.held.truncate(self.capacity - 1);
+        self.held.insert(0, (path.into(), directory));
+    }
+
+    /// Closes the directory `path`; says whether it was held.
+    pub(super) fn forget(&mut self, path: &[u8]) -> bool {
+        let before = self.held.len();
+        self.held.retain(|(known, _)| **known != *path);
+        self.held.len() < before
+    }
+
+    /// Closes all of them.
+    pub(super) fn clear(&mut self) {
+        self.held.clear();
+    }
+}
+
+/// The name of a descriptor for calls that know only paths; reaches exactly what the descriptor is open on, symlinks
+/// included, without looking at any name again.
+pub(super) fn path_of(fd: BorrowedFd<'_>) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// A random name for a file that is not complete yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TemporaryName([u8; Self::LEN]);
+
+impl TemporaryName {
+    const PREFIX: &[u8] = b".flint-";
+    const RANDOM_LEN: usize = 12;
+    const LEN: usize = Self::PREFIX.len() + Self::RANDOM_LEN;
+
+    /// Draws a name; it may exist, which `O_EXCL` tells.
+    pub(super) fn draw() -> io::Result<Self> {
+        const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+        let mut random = [0; Self::RANDOM_LEN];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        let mut name = [0; Self::LEN];
+        name[..Self::PREFIX.len()].copy_from_slice(Self::PREFIX);
+        for (digit, byte) in name[Self::PREFIX.len()..].iter_mut().zip(random) {
+            *digit = DIGITS[usize::from(byte & 31)];
+        }
+        Ok(Self(name))
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beneath(directory: &std::path::Path) -> Beneath {
+        Beneath::new(rustix::fs::open(directory, PASS, Mode::empty()).unwrap())
+    }
+
+    #[test]
+    fn a_symlink_on_the_way_is_refused_with_and_without_openat2() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::create_dir(outside.path().join("sub")).unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("link")).unwrap();
+        std::os::unix::fs::symlink(".", inside.path().join("self")).unwrap();
+        std::fs::create_dir(inside.path().join("real")).unwrap();
+        for with_openat2 in [true, false] {
+            let beneath = beneath(inside.path());
+            if !with_openat2 {
+                beneath.forget_openat2();
+            }
+            for path in ["link", "link/sub", "self", "self/real", "real/../link"] {
+                assert!(beneath.open(path.as_bytes()).is_err(), "{path}");
+                assert!(beneath.open_or_make(path.as_bytes()).is_err(), "{path}");
+            }
+            assert!(beneath.open(b"real").is_ok());
+            assert!(beneath.open(b"").is_ok());
+            assert!(beneath.open_or_make(b"link/new").is_err());
+            assert_eq!(beneath.open(b"none").unwrap_err(), Errno::NOENT);
+        }
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn long_paths_are_split_at_a_slash_and_lose_nothing() {
+        let long = vec![vec![b'x'; 255]; 40].join(&b'/');
+        let (head, tail) = split_for_one_call(&long);
+        assert!(head.len() <= MAX_CALL_LEN && head.len() > MAX_CALL_LEN - 256);
+        assert_eq!([head, tail].join(&b'/'), long);
+        let fits = vec![b'y'; MAX_CALL_LEN];
+        assert_eq!(split_for_one_call(&fits), (&fits[..], &b""[..]));
+        // The slash is the first byte that does not fit: the head may fill the call to its last byte.
+        let exact = [&[b'z'; 3839][..], &[b'a'; 255], b"bbb"].join(&b'/');
+        assert_eq!(split_for_one_call(&exact).0.len(), MAX_CALL_LEN);
+    }
+
+    #[test]
+    fn the_cache_keeps_no_more_than_it_may_and_the_latest() {
+        let inside = tempfile::tempdir().unwrap();
+        let beneath = beneath(inside.path());
+        let mut cache = DirectoryCache::new(2);
+        for path in ["a", "b", "a", "c"] {
+            cache.get(&beneath, path.as_bytes()).unwrap();
+        }
+        let held: Vec<&[u8]> = cache.held.iter().map(|(path, _)| &**path).collect();
+        assert_eq!(held, [b"c", b"a"]);
+        assert!(cache.forget(b"a") && !cache.forget(b"a"));
+    }
+
+    #[test]
+    fn temporary_names_differ() {
+        let (one, two) = (TemporaryName::draw().unwrap(), TemporaryName::draw().unwrap());
+        assert_ne!(one, two);
+        assert!(one.as_bytes().starts_with(b".flint-") && one.as_bytes().len() == 19);
+    }
+}
