@@ -126,6 +126,12 @@ pub enum Malformation {
         /// The version found.
         version: u32,
     },
+    /// The disk does not give the bytes back.
+    #[error("record: cannot be read: {why}")]
+    Unreadable {
+        /// What the system says.
+        why: String,
+    },
     /// A compressed record does not decode to the length that was promised.
     #[error("record: compressed data does not decode")]
     Compression,

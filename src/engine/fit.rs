@@ -110,7 +110,7 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level) -> Result<Plan> {
     let cores = available_cores().get();
     let Workers { all, scan, read, compress, encrypt, write, .. } = config.workers;
     let plan = Plan {
-        scan: count(scan, None, cores.min(4))?,
+        scan: count(scan, None, (cores / 4).clamp(1, 4))?,
         read: count(read, all, cores.clamp(2, 4))?,
         third: count(compress, all, cores)?,
         fourth: count(encrypt, all, cores)?,

@@ -1,0 +1,53 @@
+//! From packed records to plain text.
+
+use zstd::bulk::Decompressor;
+
+use crate::error::{Error, FileOp, Malformation, Result};
+use crate::format::record::{Codec, unpack};
+use crate::primitives::pool::BufferPool;
+use crate::stages::Stage;
+use crate::stages::unpack::read::{PlainRecord, RecordBytes, RecordInHand, RecordJob};
+
+/// One decompress worker, with one context for its whole life.
+pub(crate) struct Decompress<P> {
+    context: Decompressor<'static>,
+    pool: BufferPool,
+    purpose: std::marker::PhantomData<fn(P) -> P>,
+}
+
+impl<P> Decompress<P> {
+    /// A worker; its output buffers come from `pool`.
+    pub(crate) fn new(pool: BufferPool) -> Result<Self> {
+        let context = Decompressor::new().map_err(|error| Error::io(FileOp::Allocate, "a decompression context", error))?;
+        Ok(Self { context, pool, purpose: std::marker::PhantomData })
+    }
+
+    fn decompress(&mut self, packed: RecordBytes, plain_len: usize) -> Result<Result<RecordBytes, Malformation>> {
+        if packed.codec == Codec::Store {
+            return Ok(Ok(packed));
+        }
+        let mut buf = self.pool.take().map_err(|error| Error::io(FileOp::Allocate, "a buffer", error))?;
+        if plain_len > buf.capacity() {
+            return Ok(Err(Malformation::Field { structure: "record table", field: "plain length of a record" }));
+        }
+        let unpacked = unpack(&mut self.context, packed.as_slice(), &mut buf.whole_mut()[..plain_len]);
+        buf.set_len(plain_len);
+        Ok(unpacked.map(|()| RecordBytes { buf, range: 0..plain_len, codec: Codec::Store }))
+    }
+}
+
+impl<P: Send> Stage for Decompress<P> {
+    type In = RecordInHand<P>;
+    type Out = PlainRecord<P>;
+    const NAME: &'static str = "decompress";
+
+    fn process(&mut self, record: RecordInHand<P>, emit: &mut dyn FnMut(PlainRecord<P>) -> Result<()>) -> Result<()> {
+        let RecordInHand { job, bytes } = record;
+        let RecordJob { place, id, purpose, .. } = job;
+        let bytes = match bytes {
+            Ok(packed) => self.decompress(packed, place.plain_len as usize)?,
+            Err(why) => Err(why),
+        };
+        emit(PlainRecord { place, id, bytes, purpose })
+    }
+}
