@@ -184,7 +184,11 @@ impl Scan {
         self.ready.extend(found.first);
         self.ready.extend(found.second.map(|scanned| *scanned));
         if let Some(dir) = found.later {
-            self.walks.push(Walk::start(dir, self.pool.as_ref(), &self.shared));
+            // In a directory without directories there is nothing to do side by side, and a walk on the taking thread saves
+            // waking the others. For a root that is not worth relying on link counts, which some file systems make up.
+            let is_alone = dir.is_leaf && !self.walks.is_empty();
+            let pool = self.pool.as_ref().filter(|_| !is_alone);
+            self.walks.push(Walk::start(dir, pool, &self.shared));
         }
     }
 }
@@ -201,7 +205,7 @@ struct Dir {
     name: EntryPath,
     /// Where it is.
     path: PathBuf,
-    /// It has no directories in it, by its link count; file systems that do not count are taken to have some.
+    /// It has no directories in it, by its link count: a hint.
     is_leaf: bool,
 }
 
@@ -263,9 +267,6 @@ impl std::fmt::Debug for Walk {
 impl Walk {
     /// Starts to list `dir`, whose turn has come.
     fn start(dir: Arc<Dir>, pool: Option<&Pool>, shared: &Arc<Shared>) -> Self {
-        // In a directory without directories there is nothing to do side by side, and a walk on the taking thread saves
-        // waking the others.
-        let pool = pool.filter(|_| !dir.is_leaf);
         let entries = match pool.map(|pool| walker(&dir, pool.parallelism(), shared).try_into_iter()) {
             Some(Ok(entries)) => entries,
             // "Busy", or no pool: what the threads do not do, this one does.
