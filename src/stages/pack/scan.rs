@@ -728,8 +728,9 @@ mod tests {
             }
         }
         for (look_ahead, most) in [
-            // The root's listing is within the bound, so all directories are entered: that one that goes beyond it is the last.
-            (100, 100 + WIDTH),
+            // The root's listing is within the bound, so all directories are entered; one goes beyond it, and one that was put
+            // off may be due while those after it are queued.
+            (100, 100 + WIDTH + WIDTH),
             // The root's listing goes beyond it, so directories are put off until their turn has come.
             (10, WIDTH + WIDTH),
         ] {
@@ -758,6 +759,17 @@ mod tests {
                     });
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_scan_that_is_stopped_looks_at_nothing_more() {
+        let dir = TempDir::new().unwrap();
+        make_tree(dir.path(), 3);
+        for workers in [1, 2] {
+            let mut scan = start(dir.path(), &["t"], options(workers, FAR));
+            scan.shared.stop.store(true, Ordering::Relaxed);
+            assert_eq!(told(dir.path(), scan.by_ref()), ["t"]);
         }
     }
 
