@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
 /// The longest path that the kernel takes in one call, without the NUL.
@@ -18,20 +18,13 @@ const RESOLVE_ATTEMPTS: u32 = 32;
 /// A directory to resolve from: needs search permission alone.
 const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// What tells one inode from another on a running system.
+/// What tells one file from another on a running system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileId {
     dev: u64,
     ino: u64,
-}
-
-impl From<&Stat> for FileId {
-    fn from(stat: &Stat) -> Self {
-        Self {
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-        }
-    }
+    /// Where the file system knows it: the number of a file that is removed soon names another one.
+    born: Option<(i64, u32)>,
 }
 
 /// User and group, as numbers of this system.
@@ -41,13 +34,47 @@ pub(super) struct Ids {
     pub(super) gid: u32,
 }
 
-impl From<&Stat> for Ids {
-    fn from(stat: &Stat) -> Self {
-        Self {
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-        }
-    }
+/// A look at a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) id: FileId,
+    pub(super) file_type: FileType,
+    /// Permission bits with setuid, setgid and sticky.
+    pub(super) mode: u32,
+    pub(super) ids: Ids,
+    pub(super) links: u32,
+}
+
+/// Looks at what is open.
+pub(super) fn look(fd: impl AsFd) -> Result<Seen, Errno> {
+    look_as(fd.as_fd(), b"", AtFlags::EMPTY_PATH)
+}
+
+/// Looks at what has the name `leaf`, which is not followed.
+pub(super) fn look_at(directory: BorrowedFd<'_>, leaf: &[u8]) -> Result<Seen, Errno> {
+    look_as(directory, leaf, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn look_as(from: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<Seen, Errno> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    let found = retry(|| rustix::fs::statx(from, name, flags, wanted))?;
+    let born = StatxFlags::from_bits_retain(found.stx_mask)
+        .contains(StatxFlags::BTIME)
+        .then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
+    Ok(Seen {
+        id: FileId {
+            dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+            ino: found.stx_ino,
+            born,
+        },
+        file_type: FileType::from_raw_mode(found.stx_mode.into()),
+        mode: u32::from(found.stx_mode) & 0o7777,
+        ids: Ids {
+            uid: found.stx_uid,
+            gid: found.stx_gid,
+        },
+        links: found.stx_nlink,
+    })
 }
 
 /// The destination's descriptor, and the ways down from it.
@@ -173,11 +200,6 @@ pub(super) fn retry<T>(call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errn
     rustix::io::retry_on_intr(call)
 }
 
-/// The attributes of a name, which is not followed.
-pub(super) fn stat_leaf(directory: BorrowedFd<'_>, leaf: &[u8]) -> Result<Stat, Errno> {
-    rustix::fs::statat(directory, leaf, AtFlags::SYMLINK_NOFOLLOW)
-}
-
 /// A directory kept open for what goes into it, and what it has taught about new files.
 #[derive(Debug)]
 pub(super) struct OpenDirectory {
@@ -211,10 +233,10 @@ impl OpenDirectory {
     }
 
     /// Remembers what became of a file that was created with `mode`.
-    pub(super) fn learn(&mut self, mode: u32, stat: &Stat) {
-        self.gives = Some(Ids::from(stat));
+    pub(super) fn learn(&mut self, mode: u32, seen: &Seen) {
+        self.gives = Some(seen.ids);
         if self.keeps_mode(mode).is_none() {
-            self.modes.push((mode, stat.st_mode & 0o7777 == mode));
+            self.modes.push((mode, seen.mode == mode));
         }
     }
 }
@@ -366,5 +388,22 @@ mod tests {
         let (one, two) = (TemporaryName::draw().unwrap(), TemporaryName::draw().unwrap());
         assert_ne!(one, two);
         assert!(one.as_bytes().starts_with(b".flint-") && one.as_bytes().len() == 19);
+    }
+
+    #[test]
+    fn a_file_that_got_the_number_of_a_removed_one_is_another() {
+        let inside = tempfile::tempdir().unwrap();
+        let beneath = beneath(inside.path());
+        let make = || {
+            std::fs::write(inside.path().join("f"), "x").unwrap();
+            look_at(beneath.root(), b"f").unwrap().id
+        };
+        let first = make();
+        assert_eq!(look_at(beneath.root(), b"f").unwrap().id, first);
+        std::fs::remove_file(inside.path().join("f")).unwrap();
+        // The clock of file systems ticks every few milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let second = make();
+        assert!(second != first || second.born.is_none());
     }
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
 use super::attributes::{Attributes, Handle, Present, lock};
-use super::beneath::{Beneath, DirectoryCache, FileId, Ids, OpenDirectory, path_of, retry, stat_leaf};
+use super::beneath::{Beneath, DirectoryCache, FileId, OpenDirectory, look, look_at, path_of, retry};
 pub(crate) use super::links::LinkRole;
 use super::links::Links;
 use super::place::{Name, Outcome, making, remove, restore_file, restore_node};
@@ -157,7 +157,7 @@ pub(crate) struct Destination {
     abandoned: AtomicBool,
     /// Descriptors of files with several pieces that are open, and how many may be.
     kept: AtomicUsize,
-    max_kept: usize,
+    pub(super) max_kept: usize,
     max_cached: usize,
 }
 
@@ -185,8 +185,8 @@ impl Destination {
         let root = opened.map_err(|error| Error::io(FileOp::Open, path, error))?;
         let mut made_with = None;
         if made {
-            let stat = rustix::fs::fstat(&root).map_err(|error| Error::io(FileOp::Stat, path, error))?;
-            made_with = Some(stat.st_mode & 0o7777);
+            let seen = look(&root).map_err(|error| Error::io(FileOp::Stat, path, error))?;
+            made_with = Some(seen.mode);
             set_directory_mode(&root, CLOSED).map_err(|error| Error::io(FileOp::SetMode, path, error))?;
         }
         let limit = raise_open_file_limit();
@@ -243,8 +243,8 @@ impl Destination {
         if !made && self.policy.overwrite == OverwritePolicy::Never {
             return Ok(None);
         }
-        let stat = rustix::fs::fstat(self.beneath.root()).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
-        Ok(Some((None, FileId::from(&stat))))
+        let seen = look(self.beneath.root()).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
+        Ok(Some((None, seen.id)))
     }
 
     /// `None` if it was there and shall stay as it is.
@@ -267,13 +267,13 @@ impl Destination {
             match retry(|| rustix::fs::openat(parent.fd(), leaf, flags, Mode::empty())) {
                 Ok(_) if never && !made => return Ok(None),
                 Ok(opened) => {
-                    let stat = rustix::fs::fstat(&opened).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
-                    if !made && stat.st_mode & CLOSED != CLOSED && !rustix::process::geteuid().is_root() {
+                    let seen = look(&opened).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
+                    if !made && seen.mode & CLOSED != CLOSED && !rustix::process::geteuid().is_root() {
                         // It is to be written into, which its owner could not without this. If somebody else is the
                         // owner it fails, and the entries in it tell.
-                        let _ = set_directory_mode(&opened, stat.st_mode & 0o7777 | CLOSED);
+                        let _ = set_directory_mode(&opened, seen.mode | CLOSED);
                     }
-                    return Ok(Some((Some(opened), FileId::from(&stat))));
+                    return Ok(Some((Some(opened), seen.id)));
                 }
                 // Not a directory: a symlink is not followed, but replaced like any other thing in the way.
                 Err(Errno::NOTDIR | Errno::LOOP) if never => return Err(refused(Errno::EXIST)),
@@ -312,7 +312,7 @@ impl Destination {
             return false;
         };
         match self.beneath.open(parent) {
-            Ok(directory) => stat_leaf(directory.as_fd(), leaf).is_ok(),
+            Ok(directory) => look_at(directory.as_fd(), leaf).is_ok(),
             Err(_) => false,
         }
     }
@@ -339,9 +339,14 @@ impl Destination {
                 Some(error) => self.sink.failed(&directory.entry, error),
             }
         }
-        let closed = lock(&self.made_with).take().map(|mode| set_directory_mode(self.beneath.root(), mode));
+        let closed = lock(&self.made_with)
+            .take()
+            .map(|mode| set_directory_mode(self.beneath.root(), mode));
         if let Some(Err(error)) = closed {
-            self.sink.note(&EntryPath::default(), format!("the destination stays closed to others: {error}"));
+            self.sink.note(
+                &EntryPath::default(),
+                format!("the destination stays closed to others: {error}"),
+            );
         }
         self.attributes.tell_refused(&*self.sink);
     }
@@ -358,12 +363,12 @@ impl Destination {
             Ok(opened) => opened,
             Err(error) => return Some(RestoreError::io(FileOp::Open, error)),
         };
-        let stat = match rustix::fs::fstat(&opened) {
-            Ok(stat) => stat,
+        let seen = match look(&opened) {
+            Ok(seen) => seen,
             Err(error) => return Some(RestoreError::io(FileOp::Stat, error)),
         };
         // Somebody has put another directory in its place: the attributes are not meant for that one.
-        if FileId::from(&stat) != *id {
+        if seen.id != *id {
             return Some(RestoreError::io(FileOp::Open, Errno::STALE));
         }
         let handle = if by_path {
@@ -375,8 +380,8 @@ impl Destination {
             handle,
             entry,
             Present {
-                ids: Ids::from(&stat),
-                mode: Some(stat.st_mode & 0o7777),
+                ids: seen.ids,
+                mode: Some(seen.mode),
             },
         )
     }
@@ -585,4 +590,235 @@ fn raise_open_file_limit() -> usize {
         Err(_) => limit.current,
     };
     current.map_or(usize::MAX, |current| usize::try_from(current).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink as plant};
+
+    use super::super::fixture::{Scene, Sink, as_nobody, entry, is_root};
+    use super::*;
+    use crate::primitives::fs::Timestamp;
+
+    const ALWAYS: OverwritePolicy = OverwritePolicy::Always;
+    const NEVER: OverwritePolicy = OverwritePolicy::Never;
+
+    fn mode(path: impl AsRef<Path>) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_destination_that_is_missing_is_made_and_is_closed_until_the_end() {
+        let outer = tempfile::tempdir().unwrap();
+        let umask = outer.path().join("umask");
+        std::fs::create_dir(&umask).unwrap();
+        let root = outer.path().join("a/b/c");
+        let scene = Scene::open(outer, root, RestorePolicy::default());
+        assert_eq!(mode(&scene.root), 0o700);
+        scene.destination.finish();
+        assert_eq!(mode(&scene.root), mode(&umask));
+    }
+
+    #[test]
+    fn a_symlink_that_the_user_names_is_followed_and_a_file_refused() {
+        let outer = tempfile::tempdir().unwrap();
+        std::fs::create_dir(outer.path().join("real")).unwrap();
+        plant("real", outer.path().join("link")).unwrap();
+        let root = outer.path().join("link");
+        let mut scene = Scene::open(outer, root, RestorePolicy::default());
+        scene.file("f", b"x");
+        assert!(scene.outer.path().join("real/f").is_file());
+        let file = scene.outer.path().join("real/f");
+        let sink = || Arc::new(Sink::default()) as Arc<dyn RestoreSink>;
+        assert!(Destination::open(&file, RestorePolicy::default(), sink()).is_err());
+        assert!(Destination::open(Path::new("/"), RestorePolicy::default(), sink()).is_ok());
+    }
+
+    #[test]
+    fn directories_get_their_attributes_at_the_end_whatever_comes_into_them() {
+        let mut scene = Scene::new(ALWAYS);
+        let time = |secs| Timestamp { secs, nanos: 5 };
+        let directory = |path: &str, mode, secs| {
+            Arc::new(Entry {
+                mode,
+                mtime: time(secs),
+                ..entry(path, EntryType::Directory)
+            })
+        };
+        scene.destination.make_directory(directory("", 0o751, -7));
+        scene.destination.make_directory(directory("a", 0o555, 1));
+        scene.destination.make_directory(directory("a/b", 0o3777, 2));
+        assert_eq!((mode(scene.at("a")), mode(scene.at("a/b"))), (0o700, 0o700));
+        scene.file("a/b/f", b"x");
+        scene.file("g", b"x");
+        assert_eq!(scene.sink.total(), 2);
+        scene.destination.finish();
+        for (path, expected, secs) in [("", 0o751, -7), ("a", 0o555, 1), ("a/b", 0o3777, 2)] {
+            let stat = std::fs::metadata(scene.at(path)).unwrap();
+            assert_eq!(
+                (stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec()),
+                (expected, secs, 5),
+                "{path}"
+            );
+        }
+        assert_eq!((scene.sink.total(), scene.sink.all_restored()), (5, true));
+    }
+
+    #[test]
+    fn a_directory_that_is_there_is_kept_and_gets_attributes_unless_nothing_is_overwritten() {
+        for (policy, expected) in [(ALWAYS, 0o750), (NEVER, 0o711)] {
+            let mut scene = Scene::prepared(policy, |root| {
+                std::fs::create_dir(root.join("d")).unwrap();
+                std::fs::write(root.join("d/theirs"), "x").unwrap();
+                std::fs::set_permissions(root.join("d"), std::fs::Permissions::from_mode(0o711)).unwrap();
+                std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o711)).unwrap();
+            });
+            for path in ["", "d", "d/new"] {
+                let directory = Entry {
+                    mode: 0o750,
+                    ..entry(path, EntryType::Directory)
+                };
+                scene.destination.make_directory(Arc::new(directory));
+            }
+            scene.file("d/f", b"x");
+            scene.destination.finish();
+            assert_eq!(
+                (mode(scene.at("")), mode(scene.at("d")), mode(scene.at("d/new"))),
+                (expected, expected, 0o750)
+            );
+            let told = if policy == ALWAYS { "restored" } else { "skipped" };
+            assert_eq!(
+                (scene.sink.of(""), scene.sink.of("d")),
+                (told.to_owned(), told.to_owned())
+            );
+            assert_eq!(
+                (scene.sink.of("d/new").as_str(), scene.sink.of("d/f").as_str()),
+                ("restored", "restored")
+            );
+            assert_eq!(scene.names("d"), [&b"f"[..], b"new", b"theirs"]);
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_way_of_a_directory_is_replaced_or_left_but_never_followed() {
+        for policy in [ALWAYS, NEVER] {
+            let outside = tempfile::tempdir().unwrap();
+            std::fs::set_permissions(outside.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+            let mut scene = Scene::prepared(policy, |root| {
+                plant(outside.path(), root.join("link")).unwrap();
+                std::fs::write(root.join("file"), "x").unwrap();
+            });
+            for name in ["link", "file"] {
+                scene.directory(name);
+                scene.file(&format!("{name}/f"), b"x");
+            }
+            scene.destination.finish();
+            for name in ["link", "file"] {
+                let is_dir = std::fs::symlink_metadata(scene.at(name)).unwrap().is_dir();
+                assert_eq!(is_dir, policy == ALWAYS, "{name}");
+                let (directory, file) = (scene.sink.of(name), scene.sink.of(format!("{name}/f")));
+                if policy == ALWAYS {
+                    assert_eq!((directory.as_str(), file.as_str()), ("restored", "restored"));
+                } else {
+                    assert!(
+                        directory.starts_with("cannot create directory: File exists"),
+                        "{directory}"
+                    );
+                    assert!(file.starts_with("cannot create"), "{file}");
+                }
+            }
+            assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+            assert_eq!(mode(outside.path()), 0o711);
+        }
+    }
+
+    #[test]
+    fn attributes_do_not_go_to_a_directory_that_came_in_place_of_ours() {
+        let outside = tempfile::tempdir().unwrap();
+        for link in [false, true] {
+            let scene = Scene::new(ALWAYS);
+            scene.directory("d");
+            std::fs::rename(scene.at("d"), scene.at("moved")).unwrap();
+            if link {
+                plant(outside.path(), scene.at("d")).unwrap();
+            } else {
+                std::fs::create_dir(scene.at("d")).unwrap();
+                std::fs::set_permissions(scene.at("d"), std::fs::Permissions::from_mode(0o711)).unwrap();
+            }
+            let before = mode(outside.path());
+            scene.destination.finish();
+            assert!(scene.sink.of("d").starts_with("cannot open"), "{}", scene.sink.of("d"));
+            assert_eq!(mode(outside.path()), before);
+            assert!(link || mode(scene.at("d")) == 0o711);
+        }
+    }
+
+    #[test]
+    fn a_user_can_restore_into_directories_of_his_own_that_are_read_only() {
+        if !is_root() {
+            return;
+        }
+        let outer = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let _removed_by_root = as_nobody(move || {
+            let root = outer.path().join("to");
+            std::fs::create_dir_all(root.join("d")).unwrap();
+            std::fs::set_permissions(root.join("d"), std::fs::Permissions::from_mode(0o111)).unwrap();
+            let mut scene = Scene::open(outer, root, RestorePolicy::default());
+            let directory = Entry {
+                mode: 0o311,
+                ..entry("d", EntryType::Directory)
+            };
+            scene.destination.make_directory(Arc::new(directory));
+            scene.file("d/f", b"x");
+            scene.destination.finish();
+            assert_eq!(
+                (scene.sink.of("d").as_str(), scene.sink.of("d/f").as_str()),
+                ("restored", "restored")
+            );
+            assert_eq!(mode(scene.at("d")), 0o311);
+            scene
+        });
+    }
+
+    #[test]
+    fn running_out_of_descriptors_gives_back_those_that_are_kept() {
+        let mut scene = Scene::new(ALWAYS);
+        let file = Arc::new(RestoreFile::new(
+            Arc::new(Entry {
+                size: 2,
+                ..entry("large", EntryType::File)
+            }),
+            2,
+        ));
+        scene
+            .writer
+            .write(b"a", &[super::super::fixture::piece(&file, 0, 1, 0)]);
+        assert_eq!(scene.destination.kept.load(Ordering::Relaxed), 1);
+        let mut cache = scene.destination.new_cache();
+        let path = EntryPath::parse(b"f").unwrap();
+        let mut calls = 0;
+        let result = scene.destination.in_parent(&mut cache, &path, FileOp::Create, |_, _| {
+            calls += 1;
+            if calls == 1 {
+                Err(RestoreError::io(FileOp::Create, Errno::MFILE))
+            } else {
+                Ok(())
+            }
+        });
+        assert!(result.is_ok() && calls == 2);
+        assert_eq!(scene.destination.kept.load(Ordering::Relaxed), 0);
+        scene
+            .writer
+            .write(b"b", &[super::super::fixture::piece(&file, 0, 1, 1)]);
+        assert_eq!(std::fs::read_to_string(scene.at("large")).unwrap(), "ab");
+        let mut calls = 0;
+        let result = scene
+            .destination
+            .in_parent(&mut cache, &path, FileOp::Create, |_, _| -> Result<(), _> {
+                calls += 1;
+                Err(RestoreError::io(FileOp::Create, Errno::MFILE))
+            });
+        assert!(result.is_err() && calls == ATTEMPTS);
+    }
 }

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::attributes::lock;
-use super::beneath::{DirectoryCache, FileId, OpenDirectory, retry, stat_leaf};
+use super::beneath::{DirectoryCache, FileId, OpenDirectory, look, look_at, retry};
 use super::destination::{Destination, RestoreError};
 use super::place::{Name, Outcome, place, remove, restore_file, take_place, write_all_at};
 use crate::error::FileOp;
@@ -199,7 +199,7 @@ fn link_in(
     to: BorrowedFd<'_>,
     later_leaf: &[u8],
 ) -> Result<Outcome, RestoreError> {
-    let is_first = |directory, leaf: &[u8]| stat_leaf(directory, leaf).is_ok_and(|stat| FileId::from(&stat) == id);
+    let is_first = |directory, leaf: &[u8]| look_at(directory, leaf).is_ok_and(|seen| seen.id == id);
     if !is_first(from, first_leaf) {
         return Err(RestoreError::io(FileOp::Link, Errno::STALE));
     }
@@ -212,8 +212,8 @@ fn link_in(
     };
     if !is_first(to, name.bytes(later_leaf)) {
         // Another file came under the first name after it was looked at. What was made now is a mere name of that.
-        if let Ok(stat) = stat_leaf(to, name.bytes(later_leaf)) {
-            remove(to, later_leaf, &name, FileId::from(&stat));
+        if let Ok(seen) = look_at(to, name.bytes(later_leaf)) {
+            remove(to, later_leaf, &name, seen.id);
         }
         return Err(RestoreError::io(FileOp::Link, Errno::STALE));
     }
@@ -240,8 +240,8 @@ pub(super) fn open_again(
     let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = retry(|| rustix::fs::openat(directory.fd(), name, flags, Mode::empty()))
         .map_err(|error| RestoreError::io(FileOp::Open, error))?;
-    let stat = rustix::fs::fstat(&file).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
-    if FileId::from(&stat) != id {
+    let seen = look(&file).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
+    if seen.id != id {
         return Err(RestoreError::io(FileOp::Open, Errno::STALE));
     }
     Ok(file)
@@ -310,4 +310,211 @@ fn copy_range_through_memory(
 /// The first name lost bytes after it was restored.
 fn cut_short() -> RestoreError {
     RestoreError::io(FileOp::Read, Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::destination::OverwritePolicy;
+    use super::super::fixture::{Scene, entry, linked, piece, sized, symlink};
+    use super::super::write::RestoreFile;
+    use super::*;
+    use crate::error::Malformation;
+
+    const ALWAYS: OverwritePolicy = OverwritePolicy::Always;
+    const NEVER: OverwritePolicy = OverwritePolicy::Never;
+
+    fn name_of_one(path: &str) -> Entry {
+        linked(sized(entry(path, EntryType::File), 4), 1)
+    }
+
+    /// As the planner does: only the first name's content comes.
+    fn restore(scene: &mut Scene, entry: Entry, content: &[u8]) -> LinkRole {
+        let role = scene.destination.link_plan(Arc::new(entry.clone()));
+        if role == LinkRole::First {
+            scene.file_of(entry, content);
+        }
+        role
+    }
+
+    fn inode(scene: &Scene, path: &str) -> u64 {
+        std::fs::symlink_metadata(scene.at(path)).unwrap().ino()
+    }
+
+    #[test]
+    fn names_of_one_file_are_one_file_again() {
+        let mut scene = Scene::new(ALWAYS);
+        scene.directory("d");
+        for path in ["a", "b", "d/c"] {
+            restore(&mut scene, name_of_one(path), b"data");
+        }
+        let other = linked(sized(entry("other", EntryType::File), 4), 2);
+        assert_eq!(restore(&mut scene, other, b"else"), LinkRole::First);
+        scene.destination.finish();
+        assert_eq!(inode(&scene, "a"), inode(&scene, "b"));
+        assert_eq!(inode(&scene, "a"), inode(&scene, "d/c"));
+        assert_ne!(inode(&scene, "a"), inode(&scene, "other"));
+        assert_eq!((scene.sink.total(), scene.sink.all_restored()), (5, true));
+        // Made before the directory got its times.
+        assert_eq!(std::fs::metadata(scene.at("d")).unwrap().mtime(), 1_600_000_000);
+    }
+
+    #[test]
+    fn names_whose_content_differs_are_not_linked() {
+        let mut scene = Scene::new(ALWAYS);
+        let mut changed = name_of_one("b");
+        changed.extents = sized(entry("b", EntryType::File), 3).extents;
+        changed.size = 3;
+        assert_eq!(restore(&mut scene, name_of_one("a"), b"data"), LinkRole::First);
+        assert_eq!(restore(&mut scene, changed, b"new"), LinkRole::First);
+        scene.destination.finish();
+        assert_ne!(inode(&scene, "a"), inode(&scene, "b"));
+    }
+
+    #[test]
+    fn symlinks_can_be_linked_too() {
+        let mut scene = Scene::new(ALWAYS);
+        for path in ["a", "b"] {
+            let entry = linked(symlink(path, "target"), 3);
+            if scene.destination.link_plan(Arc::new(entry.clone())) == LinkRole::First {
+                scene.create(entry);
+            }
+        }
+        scene.destination.finish();
+        assert_eq!(inode(&scene, "a"), inode(&scene, "b"));
+        assert_eq!(std::fs::read_link(scene.at("b")).unwrap().as_os_str(), "target");
+    }
+
+    #[test]
+    fn names_fail_with_the_first_for_its_cause() {
+        let mut scene = Scene::prepared(ALWAYS, |root| std::fs::create_dir(root.join("a")).unwrap());
+        restore(&mut scene, name_of_one("a"), b"data");
+        restore(&mut scene, name_of_one("b"), b"data");
+        let lost = linked(sized(entry("lost", EntryType::File), 4), 9);
+        scene.destination.link_plan(Arc::new(lost.clone()));
+        scene
+            .destination
+            .link_plan(Arc::new(linked(sized(entry("lost too", EntryType::File), 4), 9)));
+        let file = Arc::new(RestoreFile::new(Arc::new(lost), 1));
+        scene.writer.lose(&[piece(&file, 0, 4, 0)], &Malformation::Compression);
+        scene.destination.finish();
+        assert!(scene.sink.of("a").contains("Is a directory"));
+        assert_eq!(scene.sink.of("b"), scene.sink.of("a"));
+        assert_eq!(scene.sink.of("lost too"), scene.sink.of("lost"));
+        assert_eq!(scene.names("."), [b"a"]);
+    }
+
+    #[test]
+    fn a_name_whose_first_was_swapped_is_linked_to_nothing() {
+        let mut scene = Scene::prepared(ALWAYS, |root| std::fs::write(root.join("secret"), "secret").unwrap());
+        restore(&mut scene, name_of_one("a"), b"data");
+        restore(&mut scene, name_of_one("b"), b"data");
+        std::fs::rename(scene.at("a"), scene.at("moved")).unwrap();
+        std::os::unix::fs::symlink("secret", scene.at("a")).unwrap();
+        scene.destination.finish();
+        assert!(scene.sink.of("b").starts_with("cannot open"), "{}", scene.sink.of("b"));
+        assert!(!scene.names(".").contains(&b"b".to_vec()));
+    }
+
+    #[test]
+    fn names_that_are_taken_are_replaced_by_links_or_left() {
+        for policy in [ALWAYS, NEVER] {
+            let mut scene = Scene::prepared(policy, |root| {
+                std::fs::write(root.join("a"), "old").unwrap();
+                std::fs::write(root.join("b"), "old").unwrap();
+                std::fs::create_dir(root.join("d")).unwrap();
+            });
+            for path in ["a", "b", "c", "d", "e"] {
+                restore(&mut scene, name_of_one(path), b"data");
+            }
+            scene.destination.finish();
+            assert_eq!(inode(&scene, "c"), inode(&scene, "e"));
+            let taken = if policy == ALWAYS { "restored" } else { "skipped" };
+            assert_eq!(
+                (scene.sink.of("a").as_str(), scene.sink.of("b").as_str()),
+                (taken, taken)
+            );
+            assert_eq!(inode(&scene, "b") == inode(&scene, "c"), policy == ALWAYS);
+            assert_eq!(
+                (scene.sink.of("c").as_str(), scene.sink.of("e").as_str()),
+                ("restored", "restored")
+            );
+            assert!(scene.at("d").is_dir());
+            assert_eq!(scene.sink.of("d").contains("Is a directory"), policy == ALWAYS);
+            assert_eq!(scene.names(".").len(), 5, "temporary names are left");
+        }
+    }
+
+    #[test]
+    fn restoring_over_the_same_links_again_leaves_no_temporary_names() {
+        let mut scene = Scene::new(ALWAYS);
+        restore(&mut scene, name_of_one("a"), b"data");
+        std::fs::hard_link(scene.at("a"), scene.at("b")).unwrap();
+        restore(&mut scene, name_of_one("b"), b"data");
+        scene.destination.finish();
+        assert_eq!(scene.names("."), [b"a", b"b"]);
+        assert_eq!(inode(&scene, "a"), inode(&scene, "b"));
+        assert!(scene.sink.all_restored());
+    }
+
+    #[test]
+    fn where_no_link_can_be_made_the_content_is_copied_with_its_holes() {
+        const MIB: u64 = 1 << 20;
+        let mut scene = Scene::new(ALWAYS);
+        let sparse = |path: &str| Entry {
+            size: 8 * MIB,
+            ..name_of_one(path)
+        };
+        let file = Arc::new(RestoreFile::new(Arc::new(sparse("a")), 1));
+        scene.destination.link_plan(Arc::new(sparse("a")));
+        scene.writer.write(b"data", &[piece(&file, 0, 4, 4 * MIB)]);
+        let id = look_at(scene.destination.beneath.root(), b"a").unwrap().id;
+        let mut linker = Linker {
+            destination: &scene.destination,
+            first_cache: scene.destination.new_cache(),
+            later_cache: scene.destination.new_cache(),
+        };
+        let copied = linker.copy(&sparse("a"), id, &sparse("b"));
+        assert!(
+            matches!(copied, Ok(Outcome::Restored { id: Some(copy), lacking: None }) if copy != id),
+            "{copied:?}"
+        );
+        let stat = std::fs::metadata(scene.at("b")).unwrap();
+        assert!(
+            stat.len() == 8 * MIB && stat.blocks() * 512 < MIB,
+            "{} blocks",
+            stat.blocks()
+        );
+        let content = std::fs::read_to_string(scene.at("b")).unwrap();
+        assert_eq!(content.trim_matches('\0'), "data");
+        assert_eq!(content.find('d'), Some(4 << 20));
+
+        let source = std::fs::OpenOptions::new().read(true).open(scene.at("a")).unwrap();
+        let target = tempfile::NamedTempFile::new().unwrap();
+        copy_range_through_memory(source.as_fd(), target.as_fd(), 3 * MIB, 5 * MIB).unwrap();
+        assert_eq!(std::fs::read_to_string(target.path()).unwrap(), content[..5 << 20]);
+    }
+
+    #[test]
+    fn beyond_the_most_links_of_a_file_another_copy_is_begun() {
+        let mut scene = Scene::new(ALWAYS);
+        restore(&mut scene, name_of_one("first"), b"data");
+        // ext4 allows 65,000; a file system that allows more ends the loop.
+        let mut links = 1;
+        while links < 65_535 {
+            match std::fs::hard_link(scene.at("first"), scene.outer.path().join(links.to_string())) {
+                Ok(()) => links += 1,
+                Err(_) => break,
+            }
+        }
+        for path in ["x", "y"] {
+            restore(&mut scene, name_of_one(path), b"data");
+        }
+        scene.destination.finish();
+        assert_eq!((scene.sink.total(), scene.sink.all_restored()), (3, true));
+        assert_eq!(inode(&scene, "x"), inode(&scene, "y"));
+        assert_eq!(inode(&scene, "x") == inode(&scene, "first"), links == 65_535);
+        assert_eq!(std::fs::read_to_string(scene.at("y")).unwrap(), "data");
+    }
 }

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::attributes::{Attributes, Handle, Present};
-use super::beneath::{FileId, Ids, OpenDirectory, TemporaryName, retry, stat_leaf};
+use super::beneath::{FileId, Ids, OpenDirectory, Seen, TemporaryName, look, look_at, retry};
 use super::destination::{OverwritePolicy, RestoreError};
 use crate::error::FileOp;
 use crate::format::entry::{Entry, EntryType};
@@ -82,7 +82,7 @@ pub(super) fn place<T>(
         return Ok(None);
     }
     // The rename would say so as well, but only after all the content was written.
-    if stat_leaf(directory, leaf).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir()) {
+    if look_at(directory, leaf).is_ok_and(|seen| seen.file_type.is_dir()) {
         return Err(RestoreError::io(op, Errno::ISDIR));
     }
     for _ in 0..NAME_ATTEMPTS {
@@ -108,7 +108,7 @@ pub(super) fn take_place(directory: BorrowedFd<'_>, leaf: &[u8], name: &Name) ->
 /// Removes what was made under `name`, if it is still that; failing that there is nothing more to be done about it.
 pub(super) fn remove(directory: BorrowedFd<'_>, leaf: &[u8], name: &Name, id: FileId) {
     let name = name.bytes(leaf);
-    if stat_leaf(directory, name).is_ok_and(|stat| FileId::from(&stat) == id) {
+    if look_at(directory, name).is_ok_and(|seen| seen.id == id) {
         // Whoever reads the report learns why the entry failed; this would only hide it.
         let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
     }
@@ -200,9 +200,9 @@ fn complete(
     let (ids, id) = match alike {
         Some(ids) => (ids, None),
         None => {
-            let stat = rustix::fs::fstat(file).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
-            directory.learn(mode, &stat);
-            (Ids::from(&stat), entry.link.map(|_| FileId::from(&stat)))
+            let seen = look(file).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
+            directory.learn(mode, &seen);
+            (seen.ids, entry.link.map(|_| seen.id))
         }
     };
     let reached = fill(file)?;
@@ -220,8 +220,8 @@ fn complete(
 
 /// As [`remove`], for a file that is open.
 pub(super) fn remove_open(directory: BorrowedFd<'_>, leaf: &[u8], name: &Name, file: BorrowedFd<'_>) {
-    if let Ok(stat) = rustix::fs::fstat(file) {
-        remove(directory, leaf, name, FileId::from(&stat));
+    if let Ok(seen) = look(file) {
+        remove(directory, leaf, name, seen.id);
     }
 }
 
@@ -327,8 +327,13 @@ struct Node {
 fn open_node(directory: BorrowedFd<'_>, name: &[u8], entry_type: EntryType) -> Result<Node, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = retry(|| rustix::fs::openat(directory, name, flags, Mode::empty()))?;
-    let stat = rustix::fs::fstat(&fd)?;
-    let found = FileType::from_raw_mode(stat.st_mode);
+    let Seen {
+        id,
+        ids,
+        file_type: found,
+        links,
+        ..
+    } = look(&fd)?;
     let is_of_type = match entry_type {
         EntryType::Symlink => found == FileType::Symlink,
         EntryType::Fifo => found == FileType::Fifo,
@@ -336,12 +341,8 @@ fn open_node(directory: BorrowedFd<'_>, name: &[u8], entry_type: EntryType) -> R
         EntryType::BlockDevice => found == FileType::BlockDevice,
         EntryType::File | EntryType::Directory => false,
     };
-    if !is_of_type || stat.st_nlink != 1 {
+    if !is_of_type || links != 1 {
         return Err(Errno::STALE);
     }
-    Ok(Node {
-        id: FileId::from(&stat),
-        ids: Ids::from(&stat),
-        fd,
-    })
+    Ok(Node { fd, id, ids })
 }
