@@ -24,7 +24,7 @@ use crate::engine::fit::{Plan, fit_unpack};
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
 use crate::engine::resolve::{RecordPiece, Resolver, pieces};
-use crate::engine::run::{Phase, Run, describe};
+use crate::engine::run::{Phase, Run};
 use crate::engine::select::{Selection, trees_at};
 use crate::engine::state::State;
 use crate::engine::stats::{WorkerStats, stage_report};
@@ -71,7 +71,7 @@ impl Vault {
             let state = self.open_state(run, false)?;
             self.extract_from(run, &state, destination, options, &tally, &mut done)
         });
-        let mut report = run.into_report("extract", done.stages);
+        let mut report = run.into_report("extract", std::mem::take(&mut done.stages));
         report.snapshot = done.snapshot;
         tally.fill(&mut report);
         report.stored_size = done.read_bytes;

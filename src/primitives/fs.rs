@@ -19,7 +19,7 @@ use crate::error::{Error, FileOp, Result};
 /// A point in time as file systems keep it. Before 1970 the seconds are negative and the nanoseconds still count
 /// forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Timestamp {
+pub struct Timestamp {
     /// Whole seconds since 1970, rounded down.
     pub secs: i64,
     /// What is to be added: 0 to 999,999,999.
