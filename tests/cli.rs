@@ -15,9 +15,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        Self {
-            directory: tempfile::tempdir().expect("a temporary directory"),
-        }
+        Self { directory: tempfile::tempdir().expect("a temporary directory") }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -35,10 +33,7 @@ impl Place {
 
     /// Runs the program with these arguments, between blanks.
     fn run(&self, line: &str) -> Output {
-        self.command()
-            .args(line.split_whitespace())
-            .output()
-            .expect("the program starts")
+        self.command().args(line.split_whitespace()).output().expect("the program starts")
     }
 
     /// A file that is in the vault's place.
@@ -63,16 +58,7 @@ fn stdout(output: &Output) -> String {
 #[test]
 fn help_and_version_go_to_standard_output_and_end_with_0() {
     let place = Place::new();
-    for line in [
-        "--help",
-        "-h",
-        "help",
-        "help add",
-        "add --help",
-        "extract -h",
-        "--version",
-        "-V",
-    ] {
+    for line in ["--help", "-h", "help", "help add", "add --help", "extract -h", "--version", "-V"] {
         let output = place.run(line);
         assert_eq!(status(&output), 0, "{line}");
         assert!(stdout(&output).contains("flint-pipe"), "{line}");
@@ -84,11 +70,7 @@ fn help_and_version_go_to_standard_output_and_end_with_0() {
 fn the_help_shows_every_exit_status() {
     let help = stdout(&Place::new().run("--help"));
     for code in ["0", "1", "2", "3", "10", "11", "12", "13", "14", "130"] {
-        assert!(
-            help.lines()
-                .any(|line| line.trim_start().starts_with(&format!("{code}  "))),
-            "{code}"
-        );
+        assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{code}  "))), "{code}");
     }
 }
 
@@ -149,10 +131,7 @@ fn a_value_out_of_range_is_named_with_the_range() {
         let output = place.run(&format!("add -v v -s a {option} {value}"));
         assert_eq!(status(&output), 2, "{option} {value}");
         let text = stderr(&output);
-        assert!(
-            text.contains(&format!("'{value}'")) && text.contains(range),
-            "{option} {value}: {text}"
-        );
+        assert!(text.contains(&format!("'{value}'")) && text.contains(range), "{option} {value}: {text}");
         assert!(text.contains(option), "{option} {value}: {text}");
     }
 }
@@ -174,11 +153,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
     ] {
         let output = place.run(line);
         assert_eq!(status(&output), 2, "{line}");
-        assert_eq!(
-            stderr(&output),
-            format!("flint-pipe: error: not yet: {word}\n"),
-            "{line}"
-        );
+        assert_eq!(stderr(&output), format!("flint-pipe: error: not yet: {word}\n"), "{line}");
         assert_eq!(stdout(&output), "", "{line}");
     }
     assert!(!place.path("w").exists());
@@ -198,12 +173,7 @@ fn without_a_password_and_a_terminal_all_the_ways_are_named() {
     ] {
         let output = place.run(line);
         assert_eq!(status(&output), 2, "{line}");
-        for way in [
-            "--password-file",
-            "--password-command",
-            "FLINT_PASSWORD_FILE",
-            "FLINT_PASSWORD_COMMAND",
-        ] {
+        for way in ["--password-file", "--password-command", "FLINT_PASSWORD_FILE", "FLINT_PASSWORD_COMMAND"] {
             assert!(stderr(&output).contains(way), "{line}: {}", stderr(&output));
         }
     }
@@ -237,11 +207,7 @@ fn create_refuses_a_path_that_is_taken() {
     let place = Place::new().with_file("v");
     let output = place.run("create -f v");
     assert_eq!(status(&output), 1);
-    assert!(
-        stderr(&output).starts_with("flint-pipe: error: exists already: v\n"),
-        "{}",
-        stderr(&output)
-    );
+    assert!(stderr(&output).starts_with("flint-pipe: error: exists already: v\n"), "{}", stderr(&output));
     assert_eq!(std::fs::read_to_string(place.path("v")).expect("it is there"), "not a vault");
 }
 
@@ -252,18 +218,9 @@ fn an_empty_password_is_refused() {
     for option in ["--password-file empty", "--password-file -", "--password-command true"] {
         let output = place.run(&format!("create -v w {option}"));
         assert_eq!(status(&output), 1, "{option}");
-        assert!(
-            stderr(&output).contains("an empty password is refused"),
-            "{option}: {}",
-            stderr(&output)
-        );
+        assert!(stderr(&output).contains("an empty password is refused"), "{option}: {}", stderr(&output));
     }
-    let output = place
-        .command()
-        .args(["create", "-v", "w"])
-        .env("FLINT_PASSWORD", "")
-        .output()
-        .expect("it starts");
+    let output = place.command().args(["create", "-v", "w"]).env("FLINT_PASSWORD", "").output().expect("it starts");
     assert_eq!(status(&output), 1);
     assert!(!place.path("w").exists());
 }
@@ -273,16 +230,10 @@ fn a_password_that_cannot_be_fetched_is_an_error_and_its_command_is_not_printed(
     let place = Place::new();
     let output = place.run("create -v w --password-file missing");
     assert_eq!(status(&output), 1);
-    assert!(
-        stderr(&output).starts_with("flint-pipe: error: cannot open: missing: "),
-        "{}",
-        stderr(&output)
-    );
+    assert!(stderr(&output).starts_with("flint-pipe: error: cannot open: missing: "), "{}", stderr(&output));
 
     let mut command = place.command();
-    let output = command
-        .args(["create", "-v", "w", "--password-command", "echo secret; exit 7"])
-        .output();
+    let output = command.args(["create", "-v", "w", "--password-command", "echo secret; exit 7"]).output();
     let output = output.expect("it starts");
     assert_eq!(status(&output), 1);
     assert!(stderr(&output).contains("exit status: 7"), "{}", stderr(&output));
@@ -314,14 +265,7 @@ fn a_failed_run_prints_its_json_object_and_wrong_usage_does_not() {
 fn names_in_messages_are_escaped_and_in_json_are_not() {
     let place = Place::new();
     let name = OsStr::from_bytes(b"a\x1b[31m\xff\xe2\x80\xae");
-    let output = place
-        .command()
-        .arg("verify")
-        .arg("-v")
-        .arg(name)
-        .arg("--json")
-        .output()
-        .expect("it starts");
+    let output = place.command().arg("verify").arg("-v").arg(name).arg("--json").output().expect("it starts");
     assert_eq!(status(&output), 10);
     assert!(
         stderr(&output).starts_with("flint-pipe: error: no vault: a\\x1b[31m\\xff\\u{202e}\n"),

@@ -34,13 +34,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
     /// How large files are taken in: auto, mmap or read
-    #[arg(
-        long,
-        value_name = "MODE",
-        default_value = "auto",
-        hide_default_value = true,
-        hide_possible_values = true
-    )]
+    #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, hide_possible_values = true)]
     read_mode: ReadModeArg,
     /// Refuse to make a vault that is not there
     #[arg(long)]
@@ -78,9 +72,7 @@ fn add(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     };
     drop(password);
     let options = options(args, session);
-    session.operate(&options.pipeline, |observer| {
-        vault.add(&args.source, &options, observer)
-    })
+    session.operate(&options.pipeline, |observer| vault.add(&args.source, &options, observer))
 }
 
 fn options(args: &Args, session: &Session) -> AddOptions {
@@ -117,18 +109,9 @@ mod tests {
     #[test]
     fn the_password_command_is_not_kept() {
         let kept = |line: &str| command_line(line.split(' ').map(str::to_owned)).join(" ");
-        assert_eq!(
-            kept("flint-pipe add --password-command secret -s a"),
-            "flint-pipe add -s a"
-        );
-        assert_eq!(
-            kept("flint-pipe add --password-command=secret -s a"),
-            "flint-pipe add -s a"
-        );
+        assert_eq!(kept("flint-pipe add --password-command secret -s a"), "flint-pipe add -s a");
+        assert_eq!(kept("flint-pipe add --password-command=secret -s a"), "flint-pipe add -s a");
         assert_eq!(kept("flint-pipe add -s a --password-command"), "flint-pipe add -s a");
-        assert_eq!(
-            kept("flint-pipe add --password-file f"),
-            "flint-pipe add --password-file f"
-        );
+        assert_eq!(kept("flint-pipe add --password-file f"), "flint-pipe add --password-file f");
     }
 }

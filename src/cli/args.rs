@@ -118,10 +118,7 @@ impl PipelineArgs {
     /// These options in the library's words; `stages` are the threads that single stages were given.
     pub(crate) fn config(&self, stages: Workers, cancel: CancelToken) -> PipelineConfig {
         let mut config = PipelineConfig::default();
-        config.workers = Workers {
-            all: self.workers.0,
-            ..stages
-        };
+        config.workers = Workers { all: self.workers.0, ..stages };
         config.queue_depth = self.queue_depth;
         config.chunk_size = self.chunk_size;
         config.memory = self.memory;
@@ -219,10 +216,7 @@ pub(crate) struct RestoreWorkers {
 
 impl From<&RestoreWorkers> for Workers {
     fn from(args: &RestoreWorkers) -> Self {
-        Self {
-            write: args.write_workers,
-            ..Self::from(&args.decode)
-        }
+        Self { write: args.write_workers, ..Self::from(&args.decode) }
     }
 }
 
@@ -287,19 +281,13 @@ fn all_workers(text: &str) -> Result<AllWorkers, String> {
 
 /// Parses the threads of one stage.
 fn stage_workers(text: &str) -> Result<NonZeroU16, String> {
-    let number = text
-        .parse::<NonZeroU16>()
-        .ok()
-        .filter(|number| number.get() <= MAX_WORKERS);
+    let number = text.parse::<NonZeroU16>().ok().filter(|number| number.get() <= MAX_WORKERS);
     number.ok_or_else(|| format!("not within 1 to {MAX_WORKERS}"))
 }
 
 /// Parses the value of `--queue-depth`.
 fn queue_depth(text: &str) -> Result<usize, String> {
-    let number = text
-        .parse::<usize>()
-        .ok()
-        .filter(|number| (1..=MAX_QUEUE_DEPTH).contains(number));
+    let number = text.parse::<usize>().ok().filter(|number| (1..=MAX_QUEUE_DEPTH).contains(number));
     number.ok_or_else(|| format!("not within 1 to {MAX_QUEUE_DEPTH}"))
 }
 
@@ -370,10 +358,7 @@ mod tests {
         assert_eq!(stage_workers("1").map(NonZeroU16::get), Ok(1));
         assert_eq!(stage_workers("1024").map(NonZeroU16::get), Ok(1024));
         for text in ["1025", "-1", "65536", "", "two", "1.5"] {
-            assert!(
-                all_workers(text).expect_err(text).contains("0 (auto) to 1024"),
-                "{text}"
-            );
+            assert!(all_workers(text).expect_err(text).contains("0 (auto) to 1024"), "{text}");
             assert!(stage_workers(text).expect_err(text).contains("1 to 1024"), "{text}");
         }
         assert!(stage_workers("0").is_err());
@@ -449,17 +434,9 @@ mod tests {
             memory: None,
             timeout: None,
             stall_timeout: None,
-            lock: LockArg {
-                lock_timeout: Some(Duration::ZERO),
-            },
+            lock: LockArg { lock_timeout: Some(Duration::ZERO) },
         };
-        let config = args.config(
-            Workers {
-                read: NonZeroU16::new(2),
-                ..Workers::default()
-            },
-            CancelToken::new(),
-        );
+        let config = args.config(Workers { read: NonZeroU16::new(2), ..Workers::default() }, CancelToken::new());
         assert_eq!(config.workers.all, NonZeroU16::new(3));
         assert_eq!(config.workers.read, NonZeroU16::new(2));
         assert_eq!(config.workers.write, None);

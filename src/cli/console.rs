@@ -18,9 +18,7 @@ pub(crate) struct Console {
 impl Console {
     /// A console whose lines do not disturb `bar`.
     pub(crate) fn new(bar: Option<ProgressBar>) -> Self {
-        Self {
-            bar: bar.unwrap_or_else(ProgressBar::hidden),
-        }
+        Self { bar: bar.unwrap_or_else(ProgressBar::hidden) }
     }
 
     /// The bar, hidden where there is none.

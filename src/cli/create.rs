@@ -24,10 +24,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Status {
-    let output = OutputArgs {
-        progress: ProgressMode::Never,
-        json: args.output.json,
-    };
+    let output = OutputArgs { progress: ProgressMode::Never, json: args.output.json };
     let session = Session::reporting("create", &args.vault.path, output);
     let outcome = create(args, &session);
     session.finish(&outcome, |_| format!("created {}\n", escape::path(&args.vault.path)))

@@ -76,18 +76,13 @@ mod tests {
     #[test]
     fn what_turns_the_direction_of_writing_is_shown_by_number() {
         assert_eq!(text("a\u{202e}txt.exe"), r"a\u{202e}txt.exe");
-        for c in [
-            '\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{2066}', '\u{2069}', '\u{2028}',
-        ] {
+        for c in ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{2066}', '\u{2069}', '\u{2028}'] {
             assert_eq!(text(&c.to_string()), format!("\\u{{{:x}}}", u32::from(c)));
         }
     }
 
     #[test]
     fn bytes_that_are_not_utf_8_are_shown_by_number() {
-        assert_eq!(
-            path(Path::new(OsStr::from_bytes(b"a\xff\xc3(b\xe2\x82"))),
-            r"a\xff\xc3(b\xe2\x82"
-        );
+        assert_eq!(path(Path::new(OsStr::from_bytes(b"a\xff\xc3(b\xe2\x82"))), r"a\xff\xc3(b\xe2\x82");
     }
 }

@@ -26,18 +26,12 @@ const TABLE: &[(Status, &str)] = &[
     (Status::Done, "all done"),
     (Status::Failed, "failed; the vault is as it was"),
     (Status::Usage, "wrong usage"),
-    (
-        Status::Incomplete,
-        "done, but some files failed or changed meanwhile; each is named",
-    ),
+    (Status::Incomplete, "done, but some files failed or changed meanwhile; each is named"),
     (Status::NoVault, "the vault does not exist"),
     (Status::Locked, "locked, past --lock-timeout"),
     (Status::WrongPassword, "wrong password"),
     (Status::Damaged, "the vault is damaged, or was tampered with"),
-    (
-        Status::Deadline,
-        "--timeout or --stall-timeout passed; the vault is as it was",
-    ),
+    (Status::Deadline, "--timeout or --stall-timeout passed; the vault is as it was"),
     (Status::Interrupted, "interrupted; the vault is as it was"),
 ];
 
@@ -109,11 +103,7 @@ mod tests {
     fn report_with(kinds: &[EntryErrorKind]) -> Report {
         let mut report = Report::default();
         for &kind in kinds {
-            report.errors.push(EntryError {
-                path: PathBuf::from("a"),
-                kind,
-                message: "cannot read: why".into(),
-            });
+            report.errors.push(EntryError { path: PathBuf::from("a"), kind, message: "cannot read: why".into() });
         }
         report
     }
@@ -141,22 +131,13 @@ mod tests {
     fn a_report_is_done_incomplete_or_damaged() {
         assert_eq!(Status::of_report(&report_with(&[])).code(), 0);
         assert_eq!(Status::of_report(&report_with(&[EntryErrorKind::Changed])).code(), 3);
-        assert_eq!(
-            Status::of_report(&report_with(&[EntryErrorKind::Io, EntryErrorKind::Damaged])).code(),
-            13
-        );
+        assert_eq!(Status::of_report(&report_with(&[EntryErrorKind::Io, EntryErrorKind::Damaged])).code(), 13);
     }
 
     #[test]
     fn damage_counts_for_more_than_a_plain_failure_and_less_than_an_interruption() {
-        let failed = |error| Failed {
-            error,
-            report: Box::new(report_with(&[EntryErrorKind::Damaged])),
-        };
-        assert_eq!(
-            Status::of_failed(&failed(Error::NothingRestored("out".into()))).code(),
-            13
-        );
+        let failed = |error| Failed { error, report: Box::new(report_with(&[EntryErrorKind::Damaged])) };
+        assert_eq!(Status::of_failed(&failed(Error::NothingRestored("out".into()))).code(), 13);
         assert_eq!(Status::of_failed(&failed(Error::Interrupted)).code(), 130);
     }
 

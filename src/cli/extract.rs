@@ -34,13 +34,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     at: AtArg,
     /// Replace files that are there: always or never
-    #[arg(
-        long,
-        value_name = "WHEN",
-        default_value = "always",
-        hide_default_value = true,
-        hide_possible_values = true
-    )]
+    #[arg(long, value_name = "WHEN", default_value = "always", hide_default_value = true, hide_possible_values = true)]
     overwrite: OverwriteMode,
     #[command(flatten)]
     pipeline: PipelineArgs,
@@ -56,9 +50,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Status {
     let session = Session::reporting("extract", &args.vault.path, args.report);
     let outcome = extract(args, &session);
-    session.finish(&outcome, |report| {
-        text::restored(&args.vault.path, &args.output, report)
-    })
+    session.finish(&outcome, |report| text::restored(&args.vault.path, &args.output, report))
 }
 
 fn extract(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
@@ -72,9 +64,7 @@ fn extract(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     let password = session.password(&args.password, false)?;
     let vault = Vault::open(&args.vault.path, &password)?;
     drop(password);
-    session.operate(&options.pipeline, |observer| {
-        vault.extract(&args.output, &options, observer)
-    })
+    session.operate(&options.pipeline, |observer| vault.extract(&args.output, &options, observer))
 }
 
 /// The names of `--files`, between commas, and of `-t`, as they are stored.
@@ -85,15 +75,10 @@ fn names(files: &[OsString], targets: &[PathBuf]) -> Result<Vec<PathBuf>, Error>
     let mut names = Vec::new();
     for list in files {
         let before = names.len();
-        let parts = list
-            .as_bytes()
-            .split(|&byte| byte == b',')
-            .filter(|part| !part.is_empty());
+        let parts = list.as_bytes().split(|&byte| byte == b',').filter(|part| !part.is_empty());
         names.extend(parts.map(|part| stored_name(Path::new(OsStr::from_bytes(part)))));
         if names.len() == before {
-            return Err(Error::Usage(
-                "--files names nothing: give it names with commas between them".to_owned(),
-            ));
+            return Err(Error::Usage("--files names nothing: give it names with commas between them".to_owned()));
         }
     }
     names.extend(targets.iter().map(|target| stored_name(target)));
@@ -120,10 +105,7 @@ mod tests {
     #[test]
     fn names_are_bytes() {
         let list = OsStr::from_bytes(b"a\xff,b").to_owned();
-        assert_eq!(
-            names(&[list], &[]).expect("these are names")[0].as_os_str().as_bytes(),
-            b"a\xff"
-        );
+        assert_eq!(names(&[list], &[]).expect("these are names")[0].as_os_str().as_bytes(), b"a\xff");
     }
 
     #[test]

@@ -35,13 +35,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     at: AtArg,
     /// Replace files that are there: always or never
-    #[arg(
-        long,
-        value_name = "WHEN",
-        default_value = "always",
-        hide_default_value = true,
-        hide_possible_values = true
-    )]
+    #[arg(long, value_name = "WHEN", default_value = "always", hide_default_value = true, hide_possible_values = true)]
     overwrite: OverwriteMode,
     #[command(flatten)]
     pipeline: PipelineArgs,
@@ -70,10 +64,7 @@ pub(crate) fn run(args: &Args) -> Status {
 
 fn get(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     if args.stdout && args.target.len() > 1 {
-        let text = format!(
-            "--stdout takes one -t, not {}: files would run into each other",
-            args.target.len()
-        );
+        let text = format!("--stdout takes one -t, not {}: files would run into each other", args.target.len());
         return Err(Error::Usage(text).into());
     }
     let mut options = ExtractOptions::default();
@@ -89,9 +80,7 @@ fn get(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     if args.stdout {
         to_stdout(args, &vault, options, session)
     } else {
-        session.operate(&options.pipeline, |observer| {
-            vault.extract(directory(args), &options, observer)
-        })
+        session.operate(&options.pipeline, |observer| vault.extract(directory(args), &options, observer))
     }
 }
 
@@ -112,10 +101,7 @@ fn to_stdout(
         let report = vault.copy_file(&path, &options, &mut out, observer)?;
         match out.finish() {
             Ok(()) => Ok(report),
-            Err(error) => Err(Failed {
-                error,
-                report: Box::new(report),
-            }),
+            Err(error) => Err(Failed { error, report: Box::new(report) }),
         }
     });
     if out.is_broken() { Ok(Report::default()) } else { result }

@@ -29,11 +29,7 @@ fn info(args: &Args, session: &Session) -> Result<(), Error> {
     session.require_vault()?;
     let info = Vault::info(&args.vault.path)?;
     for warning in &info.warnings {
-        session.note(&format!(
-            "{}: {}",
-            escape::text(warning),
-            escape::path(&args.vault.path)
-        ));
+        session.note(&format!("{}: {}", escape::text(warning), escape::path(&args.vault.path)));
     }
     stdout::print(&text(&args.vault.path, &info))
 }
@@ -48,14 +44,8 @@ fn text(vault: &Path, info: &VaultInfo) -> String {
         ("vault", escape::path(vault)),
         ("format", format!("version {}", info.format_version)),
         ("id", id),
-        (
-            "size",
-            format!("{} ({} bytes)", format_size(info.file_size), info.file_size),
-        ),
-        (
-            "generation",
-            format!("{} (how often it was committed to)", info.generation),
-        ),
+        ("size", format!("{} ({} bytes)", format_size(info.file_size), info.file_size)),
+        ("generation", format!("{} (how often it was committed to)", info.generation)),
         ("keys", format!("version {} of the header", info.sequence)),
     ];
     for (number, (kdf, label)) in info.password_slots.iter().enumerate() {
@@ -64,10 +54,7 @@ fn text(vault: &Path, info: &VaultInfo) -> String {
     if info.other_slots > 0 {
         lines.push(("other keys", info.other_slots.to_string()));
     }
-    lines
-        .into_iter()
-        .map(|(name, value)| format!("{name:<12}{value}\n"))
-        .collect()
+    lines.into_iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect()
 }
 
 fn kdf_text(kdf: &KdfParams, label: &str) -> String {

@@ -55,9 +55,7 @@ fn list(args: &Args, session: &Session) -> Result<(), Error> {
     drop(password);
     if args.snapshots {
         let snapshots = vault.snapshots()?;
-        return write_all(snapshots.into_iter().map(Ok), |out, snapshot| {
-            write_snapshot(out, &snapshot, args.json)
-        });
+        return write_all(snapshots.into_iter().map(Ok), |out, snapshot| write_snapshot(out, &snapshot, args.json));
     }
     let mut options = ListOptions::default();
     options.paths = args.paths.iter().map(|path| stored_name(path)).collect();
@@ -99,11 +97,7 @@ fn write_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
 
 /// The root has an empty name; `.` is what it was packed as.
 fn shown_path(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    }
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 /// One entry in JSON; field for field the contract.
@@ -146,9 +140,7 @@ impl<'a> From<&'a ListEntry> for JsonEntry<'a> {
 
 /// The bytes of a path that is not UTF-8, in base64; `None` for one that says itself what it is.
 pub(crate) fn path_bytes(path: &Path) -> Option<String> {
-    path.to_str()
-        .is_none()
-        .then(|| STANDARD.encode(path.as_os_str().as_encoded_bytes()))
+    path.to_str().is_none().then(|| STANDARD.encode(path.as_os_str().as_encoded_bytes()))
 }
 
 /// One entry as `ls -l` shows it. Columns are fixed, so that the first line can be written before the last is known; what is
@@ -174,11 +166,7 @@ fn long_line(entry: &ListEntry, zone: &TimeZone) -> String {
 }
 
 fn owner(name: &str, number: u32) -> String {
-    if name.is_empty() {
-        number.to_string()
-    } else {
-        escape::text(name)
-    }
+    if name.is_empty() { number.to_string() } else { escape::text(name) }
 }
 
 /// `-rwsr-xr-t` and the like.
@@ -221,11 +209,7 @@ fn write_snapshot(out: &mut dyn Write, snapshot: &SnapshotInfo, json: bool) -> i
         snapshot.files,
         format_size(snapshot.bytes),
         sources.join(" "),
-        if snapshot.partial {
-            "  (some sources could not be stored)"
-        } else {
-            ""
-        },
+        if snapshot.partial { "  (some sources could not be stored)" } else { "" },
     )
 }
 
@@ -304,17 +288,10 @@ fn far_away(secs: i64) -> (String, String) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     let date = format!("{year:+05}-{month:02}-{day:02}");
-    (
-        date,
-        format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60),
-    )
+    (date, format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60))
 }
 
 #[cfg(test)]
@@ -378,10 +355,7 @@ mod tests {
     #[test]
     fn only_a_path_that_is_not_utf_8_has_its_bytes_beside_it() {
         assert_eq!(path_bytes(Path::new("größe")), None);
-        assert_eq!(
-            path_bytes(Path::new(OsStr::from_bytes(b"a\xff"))).as_deref(),
-            Some("Yf8=")
-        );
+        assert_eq!(path_bytes(Path::new(OsStr::from_bytes(b"a\xff"))).as_deref(), Some("Yf8="));
     }
 
     #[test]

@@ -57,9 +57,7 @@ pub(crate) fn hint(error: &Error, vault: &Path, password_from: Option<&str>) -> 
         Error::Deadline(_) => Some("--timeout sets the deadline".to_owned()),
         Error::Stalled { .. } => Some("--stall-timeout sets how long is too long, 0 for never".to_owned()),
         Error::NoSnapshot { .. } => Some(format!("flint-pipe list -v {vault} --snapshots names them")),
-        Error::NoEntry {
-            nearest: Some(nearest), ..
-        } => Some(format!("there is {}", escape::text(nearest))),
+        Error::NoEntry { nearest: Some(nearest), .. } => Some(format!("there is {}", escape::text(nearest))),
         Error::NoEntry { nearest: None, .. } => Some(format!("flint-pipe list -v {vault} names them all")),
         error if error.kind() == ErrorKind::Unsupported => Some("a newer flint-pipe made this vault".to_owned()),
         _ => None,
@@ -133,18 +131,12 @@ mod tests {
     fn hints_name_what_to_do() {
         let vault = Path::new("a.flint");
         let hint = |error: &Error| hint(error, vault, Some("FLINT_PASSWORD"));
-        assert_eq!(
-            hint(&Error::NoVault(vault.into())).as_deref(),
-            Some("flint-pipe create -v a.flint makes one")
-        );
+        assert_eq!(hint(&Error::NoVault(vault.into())).as_deref(), Some("flint-pipe create -v a.flint makes one"));
         assert_eq!(
             hint(&Error::WrongPassword(vault.into())).as_deref(),
             Some("the password was taken from FLINT_PASSWORD")
         );
-        let missing = Error::NoEntry {
-            name: "Makfile".into(),
-            nearest: Some("Makefile".into()),
-        };
+        let missing = Error::NoEntry { name: "Makfile".into(), nearest: Some("Makefile".into()) };
         assert_eq!(hint(&missing).as_deref(), Some("there is Makefile"));
         assert_eq!(hint(&Error::Interrupted), None);
     }

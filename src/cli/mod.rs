@@ -92,11 +92,7 @@ fn refuse(error: &clap::Error, args: &[OsString]) -> Status {
     }
     // Whoever closed standard output or error does not want to read it.
     let _ = error.print();
-    if error.use_stderr() {
-        Status::Usage
-    } else {
-        Status::Done
-    }
+    if error.use_stderr() { Status::Usage } else { Status::Done }
 }
 
 #[cfg(test)]
@@ -109,10 +105,8 @@ mod tests {
     fn helps(width: usize) -> Vec<String> {
         let mut root = Cli::command().term_width(width).max_term_width(width);
         root.build();
-        let mut helps: Vec<String> = root
-            .get_subcommands_mut()
-            .map(|command| command.render_help().to_string())
-            .collect();
+        let mut helps: Vec<String> =
+            root.get_subcommands_mut().map(|command| command.render_help().to_string()).collect();
         helps.push(root.render_help().to_string());
         helps
     }
@@ -153,11 +147,7 @@ mod tests {
     fn every_command_shows_an_example() {
         for command in Cli::command().get_subcommands() {
             let after = command.get_after_help().expect("an after_help").to_string();
-            assert!(
-                after.contains(&format!("flint-pipe {}", command.get_name())),
-                "{}",
-                command.get_name()
-            );
+            assert!(after.contains(&format!("flint-pipe {}", command.get_name())), "{}", command.get_name());
         }
     }
 

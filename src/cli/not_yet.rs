@@ -8,16 +8,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Whole commands.
-const COMMANDS: &[&str] = &[
-    "remove",
-    "compact",
-    "recover",
-    "key",
-    "rekey",
-    "profile",
-    "completions",
-    "man",
-];
+const COMMANDS: &[&str] = &["remove", "compact", "recover", "key", "rekey", "profile", "completions", "man"];
 
 /// Options, and the commands that will have them.
 const OPTIONS: &[(&str, &[&str])] = &[
@@ -82,11 +73,7 @@ pub(crate) fn word(error: &clap::Error, args: &[OsString]) -> Option<String> {
 pub(crate) fn words() -> impl Iterator<Item = &'static str> {
     // These two are there for another command already.
     let there = ["--exclude", "--long"];
-    COMMANDS
-        .iter()
-        .copied()
-        .chain(OPTIONS.iter().map(|(option, _)| *option))
-        .filter(move |word| !there.contains(word))
+    COMMANDS.iter().copied().chain(OPTIONS.iter().map(|(option, _)| *option)).filter(move |word| !there.contains(word))
 }
 
 #[cfg(test)]
@@ -98,51 +85,30 @@ mod tests {
 
     fn refused(line: &str) -> Option<String> {
         let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        word(
-            &Cli::try_parse_from(&args).expect_err("these arguments are not accepted"),
-            &args,
-        )
+        word(&Cli::try_parse_from(&args).expect_err("these arguments are not accepted"), &args)
     }
 
     #[test]
     fn every_row_is_refused_by_its_name() {
         for command in COMMANDS {
-            assert_eq!(
-                refused(&format!("flint-pipe {command} -v x")).as_deref(),
-                Some(*command)
-            );
+            assert_eq!(refused(&format!("flint-pipe {command} -v x")).as_deref(), Some(*command));
         }
         for (option, commands) in OPTIONS {
             for command in *commands {
-                assert_eq!(
-                    refused(&format!("flint-pipe {command} {option} -v x")).as_deref(),
-                    Some(*option)
-                );
-                assert_eq!(
-                    refused(&format!("flint-pipe {command} -v x {option}")).as_deref(),
-                    Some(*option)
-                );
+                assert_eq!(refused(&format!("flint-pipe {command} {option} -v x")).as_deref(), Some(*option));
+                assert_eq!(refused(&format!("flint-pipe {command} -v x {option}")).as_deref(), Some(*option));
             }
         }
         for (option, value) in VALUES {
             let expected = format!("{option} {value}");
-            assert_eq!(
-                refused(&format!("flint-pipe extract -v x -o y {option} {value}")),
-                Some(expected.clone())
-            );
-            assert_eq!(
-                refused(&format!("flint-pipe extract -v x -o y {option}={value}")),
-                Some(expected)
-            );
+            assert_eq!(refused(&format!("flint-pipe extract -v x -o y {option} {value}")), Some(expected.clone()));
+            assert_eq!(refused(&format!("flint-pipe extract -v x -o y {option}={value}")), Some(expected));
         }
     }
 
     #[test]
     fn an_option_with_its_value_attached_is_found_too() {
-        assert_eq!(
-            refused("flint-pipe add -v x -s y --report=a.html").as_deref(),
-            Some("--report")
-        );
+        assert_eq!(refused("flint-pipe add -v x -s y --report=a.html").as_deref(), Some("--report"));
         assert_eq!(refused("flint-pipe add -nv x -s y").as_deref(), Some("-n"));
     }
 

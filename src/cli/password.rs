@@ -98,10 +98,7 @@ impl Origin {
             Self::Prompt => ask(vault, is_new)?,
         };
         if password.is_empty() {
-            return Err(Error::Refused {
-                what: "an empty password is refused",
-                path: vault.to_owned(),
-            });
+            return Err(Error::Refused { what: "an empty password is refused", path: vault.to_owned() });
         }
         Ok(password)
     }
@@ -119,10 +116,7 @@ fn first_line_of_file(path: &Path) -> Result<Password, Error> {
         // Not `io::stdin()`, whose buffer would keep a copy.
         io::stdin().as_fd().try_clone_to_owned().map(File::from)
     } else {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the path and the operation are put into the error here"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "the path and the operation are put into the error here")]
         File::open(path)
     };
     let mut file = opened.map_err(|error| Error::io(FileOp::Open, name, error))?;
@@ -132,12 +126,7 @@ fn first_line_of_file(path: &Path) -> Result<Password, Error> {
 /// - `name`: the option or variable that gave the command; the command itself may hold secrets and is not printed.
 fn first_line_of_command(name: &'static str, command: &OsStr) -> Result<Password, Error> {
     let failed = |error: io::Error| Error::io(FileOp::Read, name, error);
-    let mut child = Command::new("sh")
-        .arg("-c")
-        .arg(command)
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+    let mut child = Command::new("sh").arg("-c").arg(command).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let mut output = child.stdout.take().expect("standard output is piped above");
     let line = first_line(&mut output).and_then(|line| {
         // Who is cut off while printing fails, and that failure would be ours.
@@ -201,10 +190,7 @@ fn ask(vault: &Path, is_new: bool) -> Result<Password, Error> {
     let first = Zeroizing::new(prompt(&format!("new password of {name}: "))?);
     let second = Zeroizing::new(prompt("the same again: ")?);
     if *first != *second {
-        return Err(Error::Refused {
-            what: "the two passwords differ",
-            path: vault.to_owned(),
-        });
+        return Err(Error::Refused { what: "the two passwords differ", path: vault.to_owned() });
     }
     Ok(Password::from_bytes(first.as_bytes().to_vec()))
 }
@@ -264,19 +250,13 @@ mod tests {
 
     #[test]
     fn the_ways_are_tried_in_the_order_of_the_contract() {
-        let mut args = PasswordArgs {
-            password_file: Some("file".into()),
-            password_command: Some("command".into()),
-        };
+        let mut args = PasswordArgs { password_file: Some("file".into()), password_command: Some("command".into()) };
         assert_eq!(chosen(&args, &VARIABLES, true).expect("a way"), "--password-file");
         args.password_file = None;
         assert_eq!(chosen(&args, &VARIABLES, true).expect("a way"), "--password-command");
         args.password_command = None;
         assert_eq!(chosen(&args, &VARIABLES, true).expect("a way"), "FLINT_PASSWORD_FILE");
-        assert_eq!(
-            chosen(&args, &VARIABLES[1..], true).expect("a way"),
-            "FLINT_PASSWORD_COMMAND"
-        );
+        assert_eq!(chosen(&args, &VARIABLES[1..], true).expect("a way"), "FLINT_PASSWORD_COMMAND");
         assert_eq!(chosen(&args, &VARIABLES[2..], true).expect("a way"), "FLINT_PASSWORD");
         assert_eq!(chosen(&args, &[], true).expect("a way"), "the terminal");
     }
@@ -285,10 +265,7 @@ mod tests {
     fn without_any_way_all_of_them_are_named() {
         let error = chosen(&PasswordArgs::default(), &[], false).expect_err("there is no way");
         assert_eq!(error.kind(), flint_pipe::ErrorKind::Usage);
-        for way in VARIABLES
-            .into_iter()
-            .chain(["--password-file", "--password-command", "terminal"])
-        {
+        for way in VARIABLES.into_iter().chain(["--password-file", "--password-command", "terminal"]) {
             assert!(error.to_string().contains(way), "{way}");
         }
     }
@@ -342,11 +319,7 @@ mod tests {
     fn a_command_gives_its_first_line_whatever_it_prints_after_it() {
         let origin = |command: &str| Origin::Command("--password-command", command.into());
         let vault = Path::new("a.flint");
-        assert!(
-            origin("echo secret; head -c 1000000 /dev/zero")
-                .fetch(vault, false)
-                .is_ok()
-        );
+        assert!(origin("echo secret; head -c 1000000 /dev/zero").fetch(vault, false).is_ok());
         assert!(origin("echo; echo secret").fetch(vault, false).is_err());
     }
 
@@ -355,20 +328,12 @@ mod tests {
         let origin = Origin::Command("FLINT_PASSWORD_COMMAND", "echo secret; exit 3".into());
         let error = origin.fetch(Path::new("a.flint"), false).expect_err("it failed");
         let text = crate::cli::message::plain(&error);
-        assert_eq!(
-            text,
-            "cannot read: FLINT_PASSWORD_COMMAND: the command failed: exit status: 3"
-        );
+        assert_eq!(text, "cannot read: FLINT_PASSWORD_COMMAND: the command failed: exit status: 3");
     }
 
     #[test]
     fn a_password_file_that_is_not_there_is_named() {
         let error = Origin::File("--password-file", "no/such/file".into()).fetch(Path::new("v"), false);
-        assert!(
-            error
-                .expect_err("no such file")
-                .to_string()
-                .contains("cannot open: no/such/file")
-        );
+        assert!(error.expect_err("no such file").to_string().contains("cannot open: no/such/file"));
     }
 }

@@ -77,8 +77,7 @@ impl Listener {
         }
         for (count, what) in [(heard.failures, "errors"), (heard.notes, "notes")] {
             if count > MAX_SHOWN {
-                self.console
-                    .note(&format!("{} more {what} are not shown", count - MAX_SHOWN));
+                self.console.note(&format!("{} more {what} are not shown", count - MAX_SHOWN));
             }
         }
     }
@@ -112,16 +111,12 @@ impl Observer for Listener {
             Notice::Note { path, message } => {
                 let is_shown = next(&mut self.heard().notes);
                 if is_shown {
-                    self.console
-                        .note(&format!("{}: {}", escape::text(message), escape::path(path)));
+                    self.console.note(&format!("{}: {}", escape::text(message), escape::path(path)));
                 }
             }
             Notice::WaitingForLock { vault } => {
                 self.heard().waits_for_lock = true;
-                self.console.note(&format!(
-                    "waiting for another process to unlock: {}",
-                    escape::path(vault)
-                ));
+                self.console.note(&format!("waiting for another process to unlock: {}", escape::path(vault)));
             }
             _ => {}
         }
@@ -130,11 +125,7 @@ impl Observer for Listener {
     fn progress(&self, progress: &Progress) {
         let now = Instant::now();
         let mut heard = self.heard();
-        if heard
-            .latest
-            .as_ref()
-            .is_none_or(|latest| figures(latest) != figures(progress))
-        {
+        if heard.latest.as_ref().is_none_or(|latest| figures(latest) != figures(progress)) {
             heard.moved_at = now;
             heard.waits_for_lock = false;
         }
@@ -171,15 +162,7 @@ fn next(count: &mut u64) -> bool {
 
 /// What counts as moving.
 fn figures(progress: &Progress) -> (u64, u64, u64, u64, bool, &'static str) {
-    let Progress {
-        files_done,
-        files_known,
-        bytes_done,
-        bytes_known,
-        all_known,
-        phase,
-        ..
-    } = *progress;
+    let Progress { files_done, files_known, bytes_done, bytes_known, all_known, phase, .. } = *progress;
     (files_done, files_known, bytes_done, bytes_known, all_known, phase)
 }
 
@@ -191,10 +174,7 @@ fn new_bar() -> ProgressBar {
 
 /// What the bar says beside its bytes.
 fn bar_message(progress: &Progress) -> String {
-    let mut text = format!(
-        "{} {}/{} files",
-        progress.phase, progress.files_done, progress.files_known
-    );
+    let mut text = format!("{} {}/{} files", progress.phase, progress.files_done, progress.files_known);
     push_busiest(&mut text, progress);
     text
 }
@@ -202,11 +182,7 @@ fn bar_message(progress: &Progress) -> String {
 /// One line of plain progress.
 fn plain_line(progress: &Progress) -> String {
     let seconds = progress.elapsed.as_secs_f64();
-    let rate = if seconds > 0.0 {
-        progress.bytes_done as f64 / seconds
-    } else {
-        0.0
-    };
+    let rate = if seconds > 0.0 { progress.bytes_done as f64 / seconds } else { 0.0 };
     let mut text = format!(
         "{}: {} of {}, {} of {} files, {}",
         progress.phase,
@@ -291,9 +267,7 @@ mod tests {
     fn a_wait_for_a_lock_is_no_stall() {
         let listener = Listener::new(ProgressMode::Never);
         listener.progress(&halfway());
-        listener.notice(&Notice::WaitingForLock {
-            vault: "a.flint".into(),
-        });
+        listener.notice(&Notice::WaitingForLock { vault: "a.flint".into() });
         assert_eq!(listener.unmoved_since(), None);
         let mut later = halfway();
         later.files_done += 1;

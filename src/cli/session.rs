@@ -67,17 +67,11 @@ impl Session {
             listener: Listener::new(progress),
             cancel: CancelToken::new(),
             password_from: OnceLock::new(),
-            life: Mutex::new(Life {
-                stage: Stage::Idle,
-                pulled: None,
-            }),
+            life: Mutex::new(Life { stage: Stage::Idle, pulled: None }),
         });
         if let Err(error) = signals::install(&session) {
             // The run itself is none the worse; a signal ends it as it ends any process.
-            session
-                .listener
-                .console()
-                .note(&format!("signals cannot be handled: {error}"));
+            session.listener.console().note(&format!("signals cannot be handled: {error}"));
         }
         session
     }
@@ -104,11 +98,7 @@ impl Session {
     /// # Errors
     /// [`Error::NoVault`] if there is nothing at the vault's path.
     pub(crate) fn require_vault(&self) -> Result<(), Error> {
-        if self.vault_exists()? {
-            Ok(())
-        } else {
-            Err(Error::NoVault(self.vault.clone()))
-        }
+        if self.vault_exists()? { Ok(()) } else { Err(Error::NoVault(self.vault.clone())) }
     }
 
     /// The password, from the first of the ways that was offered; a prompt asks twice for a new vault.
@@ -201,11 +191,7 @@ impl Session {
             None => return,
             Some(Overdue::Interrupted) => Error::Interrupted,
             Some(Overdue::Deadline(timeout)) => Error::Deadline(timeout),
-            Some(Overdue::Stalled(after)) => Error::Stalled {
-                stage: phase,
-                path: self.vault.clone(),
-                after,
-            },
+            Some(Overdue::Stalled(after)) => Error::Stalled { stage: phase, path: self.vault.clone(), after },
         };
         self.leave(&life, &error);
     }
@@ -248,11 +234,7 @@ impl Session {
             Ok(()) => status,
             Err(error) => {
                 self.tell(&error);
-                if status == Status::Done {
-                    Status::of_kind(error.kind())
-                } else {
-                    status
-                }
+                if status == Status::Done { Status::of_kind(error.kind()) } else { status }
             }
         }
     }

@@ -74,11 +74,7 @@ pub(crate) enum Overdue {
 impl Limits {
     /// The limits of a run that begins at `since`.
     pub(crate) fn new(config: &PipelineConfig, since: Instant) -> Self {
-        Self {
-            since,
-            timeout: config.timeout,
-            stall: config.stall_timeout.filter(|stall| !stall.is_zero()),
-        }
+        Self { since, timeout: config.timeout, stall: config.stall_timeout.filter(|stall| !stall.is_zero()) }
     }
 
     /// Whether the run should have ended before `now`, with grace.
@@ -93,9 +89,7 @@ impl Limits {
     ) -> Option<Overdue> {
         // Times beyond what an Instant can hold do not come.
         let passed = |from: Instant, time: Duration| {
-            from.checked_add(time)
-                .and_then(|end| end.checked_add(GRACE))
-                .is_some_and(|end| now >= end)
+            from.checked_add(time).and_then(|end| end.checked_add(GRACE)).is_some_and(|end| now >= end)
         };
         if let Some(pulled) = pulled {
             return passed(pulled.max(self.since), Duration::ZERO).then_some(Overdue::Interrupted);
@@ -103,9 +97,7 @@ impl Limits {
         if let Some(timeout) = self.timeout.filter(|&timeout| passed(self.since, timeout)) {
             return Some(Overdue::Deadline(timeout));
         }
-        let stall = self
-            .stall
-            .filter(|&stall| unmoved_since.is_some_and(|since| passed(since, stall)));
+        let stall = self.stall.filter(|&stall| unmoved_since.is_some_and(|since| passed(since, stall)));
         stall.map(Overdue::Stalled)
     }
 }
@@ -116,11 +108,7 @@ mod tests {
 
     fn limits(timeout: Option<u64>, stall: Option<u64>) -> Limits {
         let seconds = |time: Option<u64>| time.map(Duration::from_secs);
-        Limits {
-            since: Instant::now(),
-            timeout: seconds(timeout),
-            stall: seconds(stall),
-        }
+        Limits { since: Instant::now(), timeout: seconds(timeout), stall: seconds(stall) }
     }
 
     #[test]
@@ -128,10 +116,7 @@ mod tests {
         let limits = limits(Some(3600), Some(300));
         let pulled = limits.since + Duration::from_secs(10);
         assert_eq!(limits.overdue(pulled, Some(pulled), None), None);
-        assert_eq!(
-            limits.overdue(pulled + GRACE, Some(pulled), None),
-            Some(Overdue::Interrupted)
-        );
+        assert_eq!(limits.overdue(pulled + GRACE, Some(pulled), None), Some(Overdue::Interrupted));
     }
 
     #[test]
@@ -141,10 +126,7 @@ mod tests {
             return;
         };
         assert_eq!(limits.overdue(limits.since, Some(pulled), None), None);
-        assert_eq!(
-            limits.overdue(limits.since + GRACE, Some(pulled), None),
-            Some(Overdue::Interrupted)
-        );
+        assert_eq!(limits.overdue(limits.since + GRACE, Some(pulled), None), Some(Overdue::Interrupted));
     }
 
     #[test]
@@ -152,10 +134,7 @@ mod tests {
         let limits = limits(Some(5), None);
         let end = limits.since + Duration::from_secs(5);
         assert_eq!(limits.overdue(end, None, None), None);
-        assert_eq!(
-            limits.overdue(end + GRACE, None, None),
-            Some(Overdue::Deadline(Duration::from_secs(5)))
-        );
+        assert_eq!(limits.overdue(end + GRACE, None, None), Some(Overdue::Deadline(Duration::from_secs(5))));
     }
 
     #[test]
@@ -164,10 +143,7 @@ mod tests {
         let moved = limits.since + Duration::from_secs(1000);
         let late = moved + Duration::from_secs(300) + GRACE;
         assert_eq!(limits.overdue(late - Duration::from_secs(1), None, Some(moved)), None);
-        assert_eq!(
-            limits.overdue(late, None, Some(moved)),
-            Some(Overdue::Stalled(Duration::from_secs(300)))
-        );
+        assert_eq!(limits.overdue(late, None, Some(moved)), Some(Overdue::Stalled(Duration::from_secs(300))));
         assert_eq!(limits.overdue(late, None, None), None);
     }
 
@@ -178,9 +154,6 @@ mod tests {
         config.timeout = Some(Duration::MAX);
         let since = Instant::now();
         let limits = Limits::new(&config, since);
-        assert_eq!(
-            limits.overdue(since + Duration::from_secs(1_000_000), None, Some(since)),
-            None
-        );
+        assert_eq!(limits.overdue(since + Duration::from_secs(1_000_000), None, Some(since)), None);
     }
 }

@@ -32,19 +32,8 @@ pub(crate) struct DataOut {
 impl DataOut {
     /// Standard output of this process, not buffered elsewhere.
     pub(crate) fn open() -> Result<Self, Error> {
-        let fd = io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| Error::io(FileOp::Open, NAME, error))?;
-        Ok(Self {
-            out: BufWriter::with_capacity(
-                256 << 10,
-                Watched {
-                    file: File::from(fd),
-                    broken: false,
-                },
-            ),
-        })
+        let fd = io::stdout().as_fd().try_clone_to_owned().map_err(|error| Error::io(FileOp::Open, NAME, error))?;
+        Ok(Self { out: BufWriter::with_capacity(256 << 10, Watched { file: File::from(fd), broken: false }) })
     }
 
     /// Writes what is still in the buffer.

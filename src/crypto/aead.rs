@@ -40,15 +40,12 @@ impl Aead for Aes256Gcm {
     }
 
     fn seal_in_place(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], buf: &mut [u8]) -> Option<[u8; TAG_LEN]> {
-        let tag = self
-            .encrypt_inout_detached(&Nonce::from(*nonce), aad, buf.into())
-            .ok()?;
+        let tag = self.encrypt_inout_detached(&Nonce::from(*nonce), aad, buf.into()).ok()?;
         Some(tag.into())
     }
 
     fn open_in_place(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], buf: &mut [u8], tag: &[u8; TAG_LEN]) -> bool {
-        self.decrypt_inout_detached(&Nonce::from(*nonce), aad, buf.into(), &Tag::from(*tag))
-            .is_ok()
+        self.decrypt_inout_detached(&Nonce::from(*nonce), aad, buf.into(), &Tag::from(*tag)).is_ok()
     }
 }
 
@@ -107,10 +104,8 @@ impl<A: Aead> RecordCipher<A> {
         buf: &mut [u8],
         tag: &[u8; TAG_LEN],
     ) -> Result<(), Malformation> {
-        let nonce = RecordNonce::new(number).map_err(|_| Malformation::Field {
-            structure: "record",
-            field: "number",
-        })?;
+        let nonce =
+            RecordNonce::new(number).map_err(|_| Malformation::Field { structure: "record", field: "number" })?;
         if self.cipher.open_in_place(nonce.as_bytes(), aad, buf, tag) {
             Ok(())
         } else {
@@ -137,9 +132,7 @@ impl Kek {
     /// [`Malformation::Forged`] if it was not made by this key with this `aad`.
     pub(crate) fn unwrap(&self, aad: &[u8], wrapped: &[u8; WRAPPED_KEY_LEN]) -> Result<MasterKey, Malformation> {
         let (ciphertext, tag) = wrapped.split_at(KEY_LEN);
-        let tag = tag
-            .try_into()
-            .expect("a wrapped key is 32 bytes of ciphertext and 16 of tag");
+        let tag = tag.try_into().expect("a wrapped key is 32 bytes of ciphertext and 16 of tag");
         MasterKey::try_fill(|key| {
             key.copy_from_slice(ciphertext);
             if Aes256Gcm::with_key(self.expose()).open_in_place(&[0; NONCE_LEN], aad, key, tag) {
@@ -262,10 +255,7 @@ mod tests {
         let mut key = [0; KEY_LEN];
         key[..4].copy_from_slice(b"Jefe");
         let mac = HeaderKey::from_test_bytes(key).mac(b"what do ya want for nothing?");
-        assert_eq!(
-            mac[..],
-            hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843")
-        );
+        assert_eq!(mac[..], hex("5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"));
     }
 
     fn cipher() -> RecordCipher {
@@ -324,10 +314,7 @@ mod tests {
         let mut buf = [5; 8];
         assert!(matches!(cipher().seal(1 << 32, b"", &mut buf), Err(Error::NonceSpent)));
         assert_eq!(buf, [5; 8]);
-        let field = Malformation::Field {
-            structure: "record",
-            field: "number",
-        };
+        let field = Malformation::Field { structure: "record", field: "number" };
         assert_eq!(cipher().open(1 << 32, b"", &mut buf, &[0; TAG_LEN]), Err(field));
     }
 
@@ -348,12 +335,7 @@ mod tests {
 
         let forged = Malformation::Forged { structure: "key slot" };
         assert_eq!(kek.unwrap(b"slat", &wrapped).unwrap_err(), forged);
-        assert_eq!(
-            Kek::from_test_bytes([3; KEY_LEN])
-                .unwrap(b"slot", &wrapped)
-                .unwrap_err(),
-            forged
-        );
+        assert_eq!(Kek::from_test_bytes([3; KEY_LEN]).unwrap(b"slot", &wrapped).unwrap_err(), forged);
         for bit in 0..WRAPPED_KEY_LEN * 8 {
             let mut flipped = wrapped;
             flipped[bit / 8] ^= 1 << (bit % 8);

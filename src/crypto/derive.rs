@@ -59,20 +59,12 @@ pub(crate) struct KdfRefusal(pub(crate) &'static str);
 
 impl KdfParams {
     /// 64 MiB, 3 passes, 4 lanes: the second choice of RFC 9106, section 4; about 0.15 s.
-    pub const DEFAULT: Self = Self {
-        memory_kib: 64 << 10,
-        passes: 3,
-        lanes: 4,
-    };
+    pub const DEFAULT: Self = Self { memory_kib: 64 << 10, passes: 3, lanes: 4 };
 
     /// As little as Argon2id can do. Protects nothing: for tests, which derive keys thousands of times.
     #[cfg(any(test, feature = "internals"))]
     #[doc(hidden)]
-    pub const CHEAP_FOR_TESTS: Self = Self {
-        memory_kib: 8,
-        passes: 1,
-        lanes: 1,
-    };
+    pub const CHEAP_FOR_TESTS: Self = Self { memory_kib: 8, passes: 1, lanes: 1 };
 
     /// The most memory that is given to a derivation, in KiB: 1 GiB.
     pub(crate) const MAX_MEMORY_KIB: u32 = 1 << 20;
@@ -158,9 +150,7 @@ fn argon2id(password: &[u8], salt: &[u8], params: &KdfParams) -> Result<Stretche
     // Our own memory, because what the crate allocates by itself is not wiped.
     let count = inner.block_count();
     let mut blocks = Zeroizing::new(Vec::new());
-    blocks
-        .try_reserve_exact(count)
-        .map_err(|_| KdfRefusal("the system does not give the memory"))?;
+    blocks.try_reserve_exact(count).map_err(|_| KdfRefusal("the system does not give the memory"))?;
     blocks.resize(count, Block::new());
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, inner);
     Key::try_fill(|key| argon2.hash_password_into_with_memory(password, salt, key, blocks.as_mut_slice()))
@@ -183,16 +173,8 @@ pub(crate) fn slot_keys(
     slot_head: &[u8; SLOT_HEAD_LEN],
 ) -> SlotKeys {
     let mut commitment = [0; COMMITMENT_LEN];
-    hkdf(
-        stretched.expose(),
-        vault_id,
-        &[label::SLOT_COMMIT, slot_head],
-        &mut commitment,
-    );
-    SlotKeys {
-        kek: derive(stretched, vault_id, &[label::SLOT_KEK, slot_head]),
-        commitment,
-    }
+    hkdf(stretched.expose(), vault_id, &[label::SLOT_COMMIT, slot_head], &mut commitment);
+    SlotKeys { kek: derive(stretched, vault_id, &[label::SLOT_KEK, slot_head]), commitment }
 }
 
 /// The key of the header's MAC.
@@ -216,10 +198,7 @@ pub(crate) struct SegmentKeys {
 /// The ciphers of the segment with this salt. A writer's salt is drawn for the one run: see docs/FORMAT.md, "Nonces".
 pub(crate) fn segment_keys(master: &MasterKey, salt: &[u8; SALT_LEN], vault_id: &[u8; VAULT_ID_LEN]) -> SegmentKeys {
     let cipher = |label| RecordCipher::new(&derive::<_, purpose::Record>(master, salt, &[label, vault_id]));
-    SegmentKeys {
-        data: cipher(label::DATA),
-        meta: cipher(label::META),
-    }
+    SegmentKeys { data: cipher(label::DATA), meta: cipher(label::META) }
 }
 
 fn derive<From, To>(from: &Key<From>, salt: &[u8], info: &[&[u8]]) -> Key<To> {
@@ -234,8 +213,7 @@ fn derive<From, To>(from: &Key<From>, salt: &[u8], info: &[&[u8]]) -> Key<To> {
 fn hkdf(input: &[u8], salt: &[u8], info: &[&[u8]], output: &mut [u8; KEY_LEN]) {
     let (mut pseudorandom, hkdf) = Hkdf::<Sha256>::extract(Some(salt), input);
     pseudorandom.as_mut_slice().zeroize();
-    hkdf.expand_multi_info(info, output)
-        .expect("32 bytes are less than 255 hashes");
+    hkdf.expand_multi_info(info, output).expect("32 bytes are less than 255 hashes");
 }
 
 #[cfg(test)]
@@ -246,17 +224,7 @@ mod tests {
     #[test]
     fn argon2id_passes_the_reference_vectors() {
         // From the reference implementation's test.c: version 0x13, t=2, m=2^8, "password", "somesalt".
-        let derive = |lanes| {
-            argon2id(
-                b"password",
-                b"somesalt",
-                &KdfParams {
-                    memory_kib: 256,
-                    passes: 2,
-                    lanes,
-                },
-            )
-        };
+        let derive = |lanes| argon2id(b"password", b"somesalt", &KdfParams { memory_kib: 256, passes: 2, lanes });
         let one = "9dfeb910e80bad0311fee20f9c0e2b12c17987b4cac90c2ef54d5b3021c68bfe";
         let two = "6d093c501fd5999645e0ea3bf620d7b8be7fd2db59c20d9fff9539da2bf57037";
         assert_eq!(derive(1).unwrap().expose()[..], hex(one));
@@ -267,22 +235,13 @@ mod tests {
     fn argon2id_passes_the_vector_of_rfc_9106() {
         // Section 5.3 has a secret and associated data, which the format does not use, so this asks the crate itself.
         let mut params = argon2::ParamsBuilder::new();
-        params
-            .m_cost(32)
-            .t_cost(3)
-            .p_cost(4)
-            .data(argon2::AssociatedData::new(&[4; 12]).unwrap());
+        params.m_cost(32).t_cost(3).p_cost(4).data(argon2::AssociatedData::new(&[4; 12]).unwrap());
         let params = params.build().unwrap();
         let argon2 = Argon2::new_with_secret(&[3; 8], Algorithm::Argon2id, Version::V0x13, params).unwrap();
         let mut tag = [0; 32];
         let mut blocks = vec![Block::new(); 32];
-        argon2
-            .hash_password_into_with_memory(&[1; 32], &[2; 16], &mut tag, blocks.as_mut_slice())
-            .unwrap();
-        assert_eq!(
-            tag[..],
-            hex("0d640df58d78766c08c037a34a8b53c9d01ef0452d75b65eb52520e96b01e659")
-        );
+        argon2.hash_password_into_with_memory(&[1; 32], &[2; 16], &mut tag, blocks.as_mut_slice()).unwrap();
+        assert_eq!(tag[..], hex("0d640df58d78766c08c037a34a8b53c9d01ef0452d75b65eb52520e96b01e659"));
     }
 
     #[test]
@@ -291,25 +250,11 @@ mod tests {
         let mut key = [0; KEY_LEN];
         let info = hex("f0f1f2f3f4f5f6f7f8f9");
         hkdf(&[0x0b; 22], &hex("000102030405060708090a0b0c"), &[&info], &mut key);
-        assert_eq!(
-            key[..],
-            hex("3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf")
-        );
-        hkdf(
-            &[0x0b; 22],
-            &hex("000102030405060708090a0b0c"),
-            &[&info[..3], &info[3..]],
-            &mut key,
-        );
-        assert_eq!(
-            key[..],
-            hex("3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf")
-        );
+        assert_eq!(key[..], hex("3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf"));
+        hkdf(&[0x0b; 22], &hex("000102030405060708090a0b0c"), &[&info[..3], &info[3..]], &mut key);
+        assert_eq!(key[..], hex("3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf"));
         hkdf(&[0x0b; 22], &[], &[], &mut key);
-        assert_eq!(
-            key[..],
-            hex("8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d")
-        );
+        assert_eq!(key[..], hex("8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d"));
     }
 
     #[test]
@@ -344,14 +289,8 @@ mod tests {
     #[test]
     fn keys_follow_the_vault_the_slot_and_the_salt() {
         let master = MasterKey::from_test_bytes([1; KEY_LEN]);
-        assert_ne!(
-            header_key(&master, &[0; 16]).expose(),
-            header_key(&master, &[1; 16]).expose()
-        );
-        assert_ne!(
-            root_key(&master, &[0; 16]).expose(),
-            root_key(&master, &[1; 16]).expose()
-        );
+        assert_ne!(header_key(&master, &[0; 16]).expose(), header_key(&master, &[1; 16]).expose());
+        assert_ne!(root_key(&master, &[0; 16]).expose(), root_key(&master, &[1; 16]).expose());
         let stretched = StretchedKey::from_test_bytes([1; KEY_LEN]);
         let commitment = |id, head| slot_keys(&stretched, &id, &head).commitment;
         assert_ne!(commitment([0; 16], [0; 128]), commitment([1; 16], [0; 128]));
@@ -371,15 +310,9 @@ mod tests {
 
     #[test]
     fn a_stretched_key_follows_password_salt_and_every_parameter() {
-        let base = KdfParams {
-            memory_kib: 32,
-            passes: 1,
-            lanes: 1,
-        };
+        let base = KdfParams { memory_kib: 32, passes: 1, lanes: 1 };
         let key = |password, salt: u8, params: KdfParams| {
-            *stretch(&Password::new(password), &[salt; SALT_LEN], &params)
-                .unwrap()
-                .expose()
+            *stretch(&Password::new(password), &[salt; SALT_LEN], &params).unwrap().expose()
         };
         let first = key("password", 0, base);
         assert_eq!(first, key("password", 0, base));
@@ -393,15 +326,8 @@ mod tests {
     #[test]
     fn a_reader_refuses_absurd_parameters_before_it_takes_memory() {
         let refused = |memory_kib, passes, lanes| {
-            let params = KdfParams {
-                memory_kib,
-                passes,
-                lanes,
-            };
-            stretch(&Password::new("x"), &[0; SALT_LEN], &params)
-                .map(drop)
-                .unwrap_err()
-                .0
+            let params = KdfParams { memory_kib, passes, lanes };
+            stretch(&Password::new("x"), &[0; SALT_LEN], &params).map(drop).unwrap_err().0
         };
         assert_eq!(refused(u32::MAX, 1, 1), "memory above 1 GiB");
         assert_eq!(refused((1 << 20) + 1, 1, 1), "memory above 1 GiB");
@@ -412,27 +338,12 @@ mod tests {
         assert_eq!(refused(256, 1, 17), "lanes outside 1 to 16");
         assert_eq!(refused(31, 1, 4), "memory below 8 KiB a lane");
         assert_eq!(refused(0, 1, 1), "memory below 8 KiB a lane");
-        assert!(
-            KdfParams {
-                memory_kib: 1 << 20,
-                passes: 16,
-                lanes: 16
-            }
-            .check()
-            .is_ok()
-        );
+        assert!(KdfParams { memory_kib: 1 << 20, passes: 16, lanes: 16 }.check().is_ok());
     }
 
     #[test]
     fn a_writer_keeps_to_the_floor() {
-        let new = |memory_kib, passes| {
-            KdfParams {
-                memory_kib,
-                passes,
-                lanes: 1,
-            }
-            .check_for_new_slot()
-        };
+        let new = |memory_kib, passes| KdfParams { memory_kib, passes, lanes: 1 }.check_for_new_slot();
         assert_eq!(new(19 << 10, 2), Ok(()));
         assert_eq!(new((19 << 10) - 1, 2), Err(KdfRefusal("memory below 19 MiB")));
         assert_eq!(new(19 << 10, 1), Err(KdfRefusal("fewer than 2 passes")));

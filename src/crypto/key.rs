@@ -57,10 +57,7 @@ pub(crate) type RecordKey = Key<purpose::Record>;
 impl<P> Key<P> {
     /// Makes a key by filling it in its final place. If `fill` fails, what it wrote is wiped.
     pub(super) fn try_fill<E>(fill: impl FnOnce(&mut [u8; KEY_LEN]) -> Result<(), E>) -> Result<Self, E> {
-        let mut key = Self {
-            bytes: Box::new(Zeroizing::new([0; KEY_LEN])),
-            purpose: PhantomData,
-        };
+        let mut key = Self { bytes: Box::new(Zeroizing::new([0; KEY_LEN])), purpose: PhantomData };
         fill(&mut key.bytes)?;
         Ok(key)
     }
@@ -73,10 +70,7 @@ impl<P> Key<P> {
     /// A key with known bytes.
     #[cfg(test)]
     pub(crate) fn from_test_bytes(bytes: [u8; KEY_LEN]) -> Self {
-        Self {
-            bytes: Box::new(Zeroizing::new(bytes)),
-            purpose: PhantomData,
-        }
+        Self { bytes: Box::new(Zeroizing::new(bytes)), purpose: PhantomData }
     }
 }
 
@@ -153,10 +147,7 @@ pub(crate) mod tests {
     /// The bytes that a string of hexadecimal digits stands for.
     pub(crate) fn hex(digits: &str) -> Vec<u8> {
         assert!(digits.len().is_multiple_of(2), "an odd number of digits");
-        (0..digits.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
-            .collect()
+        (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
     }
 
     #[test]

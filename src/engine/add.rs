@@ -350,7 +350,12 @@ struct Front<'r, 'c> {
 struct Ending;
 
 impl Front<'_, '_> {
-    fn work(&self, scan: Scan, to_read: &Sender<Envelope<ReadJob>>, to_indexer: &Sender<Message>) -> Result<WorkerStats> {
+    fn work(
+        &self,
+        scan: Scan,
+        to_read: &Sender<Envelope<ReadJob>>,
+        to_indexer: &Sender<Message>,
+    ) -> Result<WorkerStats> {
         let mut stats = WorkerStats::default();
         let mut planner = Planner::new(self.source, self.plan.chunk_size);
         let mut waits = Waits::default();

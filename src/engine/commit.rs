@@ -127,8 +127,8 @@ fn prepare(base: &State, segment: &SegmentWriter, ready: Ready) -> Result<(u64, 
     };
     let place = write_commit(segment, &mut commit)?;
     let end = (place.offset.0 + u64::from(place.sealed_len)).max(newest.end());
-    let root = Root::new(base.keys.vault_id, generation, place, end)
-        .map_err(|why| Error::malformed(vault, newest_at, why))?;
+    let root =
+        Root::new(base.keys.vault_id, generation, place, end).map_err(|why| Error::malformed(vault, newest_at, why))?;
     Ok((newest_at, newest, number, root))
 }
 

@@ -388,14 +388,7 @@ impl Restore<'_, '_> {
                 })?);
                 stages.push(spawn_stage(scope, run, plan.read, &make_read, for_read, to_decrypt)?);
                 stages.push(spawn_stage(scope, run, plan.third, &make_decrypt, for_decrypt, to_decompress)?);
-                stages.push(spawn_stage(
-                    scope,
-                    run,
-                    plan.fourth,
-                    &make_decompress,
-                    for_decompress,
-                    ToWrite(to_write),
-                )?);
+                stages.push(spawn_stage(scope, run, plan.fourth, &make_decompress, for_decompress, ToWrite(to_write))?);
                 stages.push(spawn_stage(scope, run, plan.write, &make_write, for_write, Nowhere)?);
                 Ok(())
             })();
@@ -513,7 +506,8 @@ impl RestorePlanner<'_, '_> {
         if self.destination.link_plan(Arc::clone(&entry)) == LinkRole::Later {
             return Ok(());
         }
-        let count: u64 = extents.iter().map(|extent| if let Extent::Data { count, .. } = extent { *count } else { 0 }).sum();
+        let count: u64 =
+            extents.iter().map(|extent| if let Extent::Data { count, .. } = extent { *count } else { 0 }).sum();
         if count == 0 {
             self.creates.push(entry);
             return if self.creates.len() >= CREATE_BATCH { self.flush_creates() } else { Ok(()) };
@@ -701,4 +695,3 @@ fn copy_file(
     out.flush().map_err(failed)?;
     Ok((commit.snapshot.map(|snapshot| snapshot.number), position))
 }
-

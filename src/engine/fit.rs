@@ -236,7 +236,8 @@ mod tests {
     #[test]
     fn the_chunk_size_follows_from_the_ceiling_and_not_from_the_workers() {
         for memory in ["48M", "64M", "128M"] {
-            let sizes = [1, 2, 16].map(|n| fit_pack(&config(Some(memory), Some(n)), Level::Zstd(3)).unwrap().chunk_size);
+            let sizes =
+                [1, 2, 16].map(|n| fit_pack(&config(Some(memory), Some(n)), Level::Zstd(3)).unwrap().chunk_size);
             assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
         }
     }

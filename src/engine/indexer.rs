@@ -387,7 +387,6 @@ pub(crate) fn current_user() -> String {
     user_name(rustix::process::geteuid().as_raw()).unwrap_or_default()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,8 +414,14 @@ mod tests {
         let extents = build(&[(4, 2, 1, 0), (8, 2, 1, 2), (10, 10, 2, 0)], 30);
         assert_eq!(
             extents,
-            [Extent::Hole { len: 4 }, data(1, 1, 2, 0, 2), Extent::Hole { len: 2 }, data(1, 1, 4, 2, 2),
-             data(2, 1, 10, 0, 10), Extent::Hole { len: 10 }]
+            [
+                Extent::Hole { len: 4 },
+                data(1, 1, 2, 0, 2),
+                Extent::Hole { len: 2 },
+                data(1, 1, 4, 2, 2),
+                data(2, 1, 10, 0, 10),
+                Extent::Hole { len: 10 }
+            ]
         );
     }
 

@@ -40,9 +40,10 @@ impl Iterator for Entries {
             Ok(Some((_, entry))) => Some(Ok(list_entry(*entry))),
             Ok(None) => {
                 self.failed = true;
-                self.selection.unmatched().first().map(|name| {
-                    Err(Error::NoEntry { name: name.as_path().display().to_string(), nearest: None })
-                })
+                self.selection
+                    .unmatched()
+                    .first()
+                    .map(|name| Err(Error::NoEntry { name: name.as_path().display().to_string(), nearest: None }))
             }
             Err(error) => {
                 self.failed = true;

@@ -22,7 +22,13 @@ pub(crate) struct Held {
 
 impl Held {
     /// Waits for the lock as long as the run's configuration allows; says so once when it takes longer than a moment.
-    pub(crate) fn take(run: &Run<'_>, vault: &Path, storage: &Arc<dyn Storage>, lock: Lock, mode: LockMode) -> Result<Self> {
+    pub(crate) fn take(
+        run: &Run<'_>,
+        vault: &Path,
+        storage: &Arc<dyn Storage>,
+        lock: Lock,
+        mode: LockMode,
+    ) -> Result<Self> {
         let began = Instant::now();
         let mut pause = PAUSES.0;
         let mut mentioned = false;
@@ -44,7 +50,12 @@ impl Held {
     }
 
     /// Takes the lock if it is free now.
-    pub(crate) fn try_take(vault: &Path, storage: &Arc<dyn Storage>, lock: Lock, mode: LockMode) -> Result<Option<Self>> {
+    pub(crate) fn try_take(
+        vault: &Path,
+        storage: &Arc<dyn Storage>,
+        lock: Lock,
+        mode: LockMode,
+    ) -> Result<Option<Self>> {
         let taken = storage.try_lock(lock, mode).map_err(|error| Error::io(FileOp::Lock, vault, error))?;
         Ok(taken.then(|| Self { storage: Arc::clone(storage), lock }))
     }

@@ -35,7 +35,9 @@ impl Resolver {
         let Some(position) = position else { return Err(self.unknown()) };
         let table = match self.tables.entry((tree, position)) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::hash_map::Entry::Vacant(new) => new.insert(self.trees[tree].record_table(&tables[position])?),
+            std::collections::hash_map::Entry::Vacant(new) => {
+                new.insert(self.trees[tree].record_table(&tables[position])?)
+            }
         };
         match table.binary_search_by_key(&number, |place| place.number) {
             Ok(found) => Ok(table[found]),

@@ -227,7 +227,8 @@ impl<'a> Run<'a> {
     fn stalled(&self, after: Duration) -> Error {
         let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
         // The last stage that has something in its hands is the one that does not let go of it.
-        let stage = gauges.iter().rev().find(|gauge| gauge.active.load(Ordering::Relaxed) > 0).map_or("scan", |g| g.name);
+        let stage =
+            gauges.iter().rev().find(|gauge| gauge.active.load(Ordering::Relaxed) > 0).map_or("scan", |g| g.name);
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let path = if current.as_os_str().is_empty() { self.vault.clone() } else { current.clone() };
         Error::Stalled { stage, path, after }

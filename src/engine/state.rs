@@ -194,9 +194,9 @@ impl MetaReader {
     /// The keys of a segment.
     pub(crate) fn segment_keys(&self, segment: &SegmentSalt) -> Arc<SegmentKeys> {
         let mut known = self.segments.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys = known.entry(segment.salt).or_insert_with(|| {
-            Arc::new(segment_keys(&self.keys.master, &segment.salt, &self.keys.vault_id.0))
-        });
+        let keys = known
+            .entry(segment.salt)
+            .or_insert_with(|| Arc::new(segment_keys(&self.keys.master, &segment.salt, &self.keys.vault_id.0)));
         Arc::clone(keys)
     }
 
@@ -264,15 +264,20 @@ pub(crate) struct State {
 
 impl State {
     /// The newest state of an opened file.
-    pub(crate) fn newest(storage: Arc<dyn Storage>, vault: Arc<Path>, keys: Arc<VaultKeys>, track: bool) -> Result<Self> {
+    pub(crate) fn newest(
+        storage: Arc<dyn Storage>,
+        vault: Arc<Path>,
+        keys: Arc<VaultKeys>,
+        track: bool,
+    ) -> Result<Self> {
         let file_len = storage.len().map_err(|error| Error::io(FileOp::Stat, &vault, error))?;
         if file_len < EXTENTS_AT {
             return Err(Error::malformed(&*vault, file_len, Malformation::Truncated { structure: "vault" }));
         }
         let roots = read_roots(&*storage, &vault, &keys, false)?;
-        let warnings = roots.iter().filter_map(|(at, root)| {
-            root.as_ref().err().map(|why| format!("the root at byte {at} is bad: {why}"))
-        });
+        let warnings = roots
+            .iter()
+            .filter_map(|(at, root)| root.as_ref().err().map(|why| format!("the root at byte {at} is bad: {why}")));
         let warnings = warnings.collect();
         let (_, root) = newest_root(&vault, &roots)?;
         let reader = Arc::new(MetaReader::new(Arc::clone(&storage), Arc::clone(&vault), Arc::clone(&keys), track));
@@ -299,7 +304,8 @@ impl State {
             if commit.snapshot.as_ref().is_some_and(|snapshot| snapshot.number == number) {
                 return Ok(commit);
             }
-            commit = self.previous(&commit)?.ok_or_else(|| Error::NoSnapshot { vault: self.vault.to_path_buf(), number })?;
+            commit =
+                self.previous(&commit)?.ok_or_else(|| Error::NoSnapshot { vault: self.vault.to_path_buf(), number })?;
         }
     }
 

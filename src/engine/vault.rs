@@ -224,9 +224,9 @@ impl Vault {
     fn state(&self, storage: Arc<dyn Storage>, track: bool) -> Result<State> {
         let headers = read_headers(&*storage, &self.path)?;
         let replaced = |copy: &(u64, Result<_, _>)| {
-            copy.1.as_ref().is_ok_and(|header: &crate::format::header::UnverifiedHeader| {
-                header.vault_id() != self.keys.vault_id
-            })
+            copy.1
+                .as_ref()
+                .is_ok_and(|header: &crate::format::header::UnverifiedHeader| header.vault_id() != self.keys.vault_id)
         };
         if headers.iter().all(replaced) {
             let what = "another vault has been put in the place of this one";
@@ -344,4 +344,3 @@ fn snapshot_info(record: &SnapshotRecord) -> SnapshotInfo {
         partial: record.flags & SNAPSHOT_PARTIAL != 0,
     }
 }
-

@@ -61,13 +61,7 @@ impl Vault {
         }
     }
 
-    fn verify_state(
-        &self,
-        run: &Run<'_>,
-        state: &State,
-        options: &VerifyOptions,
-        checked: &mut Checked,
-    ) -> Result<()> {
+    fn verify_state(&self, run: &Run<'_>, state: &State, options: &VerifyOptions, checked: &mut Checked) -> Result<()> {
         let damage = |why: String| run.entry_failed(&self.path, EntryErrorKind::Damaged, why);
         self.verify_fixed(run, state, &damage)?;
         let mut walk = Walk { state, run, trees: Vec::new(), seen: HashSet::new(), heads: Vec::new() };
@@ -190,7 +184,11 @@ impl Walk<'_, '_, '_> {
             next = match self.state.previous(&commit) {
                 Ok(before) => before,
                 Err(error @ Error::Damaged { .. }) => {
-                    damage(format!("the commits before generation {} are lost: {}", commit.generation, describe(&error).1));
+                    damage(format!(
+                        "the commits before generation {} are lost: {}",
+                        commit.generation,
+                        describe(&error).1
+                    ));
                     None
                 }
                 Err(error) => return Err(error),
@@ -244,12 +242,7 @@ impl Records {
 }
 
 /// Reads all items of a tree; what they refer to has to be there, and as long as they say.
-fn check_tree(
-    run: &Run<'_>,
-    tree: &Arc<Tree>,
-    state: &State,
-    checked: &mut Checked,
-) -> Result<()> {
+fn check_tree(run: &Run<'_>, tree: &Arc<Tree>, state: &State, checked: &mut Checked) -> Result<()> {
     let mut cursor = TreeCursor::new(Arc::clone(tree))?;
     let mut resolver = Resolver::new(std::slice::from_ref(tree), Arc::clone(&state.vault));
     let (mut puts, mut deletes) = (0, 0);
@@ -401,9 +394,8 @@ fn name_entries(run: &Run<'_>, state: &State, trees: &[Arc<Tree>], lost: &Lost, 
             run.check()?;
             let Item::Put(entry) = item else { continue };
             let segments = &tree.head().segments;
-            let why = pieces(&entry.extents).find_map(|piece| {
-                lost.get(&(segments[piece.segment.0 as usize].clone(), piece.number))
-            });
+            let why = pieces(&entry.extents)
+                .find_map(|piece| lost.get(&(segments[piece.segment.0 as usize].clone(), piece.number)));
             if let Some(why) = why {
                 checked.damaged_files += 1;
                 if named.insert(entry.path.as_path().to_owned()) {

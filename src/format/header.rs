@@ -68,10 +68,7 @@ mod at {
     pub(super) const SLOTS: usize = RESERVED + 18;
     pub(super) const MAC: usize = CRC - MAC_LEN;
     pub(super) const CRC: usize = HEADER_LEN - 4;
-    const _: () = assert!(
-        VAULT_ID == super::PREAMBLE.len() && SLOTS == 64 && MAC == 16_348,
-        "docs/FORMAT.md"
-    );
+    const _: () = assert!(VAULT_ID == super::PREAMBLE.len() && SLOTS == 64 && MAC == 16_348, "docs/FORMAT.md");
 }
 
 const HEADER: &str = "header";
@@ -80,9 +77,7 @@ const HEADER: &str = "header";
 /// kinds of line end, so that a transfer as text breaks it visibly (the idea is PNG's).
 pub(super) const PREAMBLE: [u8; 16] = {
     let [v0, v1, v2, v3] = VERSION.to_le_bytes();
-    [
-        0x89, b'F', b'L', b'I', b'N', b'T', 0x0d, 0x0a, v0, v1, v2, v3, 0, 0, 0, 0,
-    ]
+    [0x89, b'F', b'L', b'I', b'N', b'T', 0x0d, 0x0a, v0, v1, v2, v3, 0, 0, 0, 0]
 };
 
 /// A header whose bytes are in order, but which anybody may have made.
@@ -119,20 +114,14 @@ impl UnverifiedHeader {
         let version = u32::from_le_bytes(get::<{ at::VERSION }, _, _>(bytes));
         let critical_flags = u32::from_le_bytes(get::<{ at::CRITICAL_FLAGS }, _, _>(bytes));
         if version != VERSION || critical_flags != 0 {
-            return Err(Malformation::Version {
-                structure: HEADER,
-                version,
-            });
+            return Err(Malformation::Version { structure: HEADER, version });
         }
         if !all_zero(&bytes[at::RESERVED..at::SLOTS]) {
             return Err(Malformation::Reserved { structure: HEADER });
         }
         let sequence = u64::from_le_bytes(get::<{ at::SEQUENCE }, _, _>(bytes));
         if sequence == 0 {
-            return Err(Malformation::Field {
-                structure: HEADER,
-                field: "sequence",
-            });
+            return Err(Malformation::Field { structure: HEADER, field: "sequence" });
         }
         let slot_count = u16::from_le_bytes(get::<{ at::SLOT_COUNT }, _, _>(bytes));
         let header = Header {
@@ -141,10 +130,7 @@ impl UnverifiedHeader {
             optional_flags: u32::from_le_bytes(get::<{ at::OPTIONAL_FLAGS }, _, _>(bytes)),
             slots: decode_slots(&bytes[at::SLOTS..at::MAC], slot_count)?,
         };
-        Ok(Self {
-            bytes: Box::new(*bytes),
-            header,
-        })
+        Ok(Self { bytes: Box::new(*bytes), header })
     }
 
     /// The vault's id, as anybody may have written it.
@@ -183,13 +169,7 @@ impl Header {
     /// # Errors
     /// As [`Header::with_slots`].
     pub(crate) fn new(vault_id: VaultId, slots: Vec<Slot>) -> Result<Self, SlotError> {
-        Self {
-            vault_id,
-            sequence: 0,
-            optional_flags: 0,
-            slots: Vec::new(),
-        }
-        .with_slots(slots)
+        Self { vault_id, sequence: 0, optional_flags: 0, slots: Vec::new() }.with_slots(slots)
     }
 
     /// The header that follows this one: the next sequence, other slots.
@@ -206,21 +186,12 @@ impl Header {
         }
         check_numbers(&slots).map_err(SlotError::Malformed)?;
         check_costs(&slots)?;
-        let malformed = |field| {
-            SlotError::Malformed(Malformation::Field {
-                structure: HEADER,
-                field,
-            })
-        };
+        let malformed = |field| SlotError::Malformed(Malformation::Field { structure: HEADER, field });
         if !encode_slots(&slots, &mut [0; at::MAC - at::SLOTS]) {
             return Err(malformed("length of all slots"));
         }
         let sequence = self.sequence.checked_add(1).ok_or_else(|| malformed("sequence"))?;
-        Ok(Self {
-            sequence,
-            slots,
-            ..*self
-        })
+        Ok(Self { sequence, slots, ..*self })
     }
 
     /// The vault's id.
@@ -286,10 +257,7 @@ mod root_at {
     pub(super) const RESERVED_4: usize = WRAPPED_KEY + WRAPPED_ROOM_LEN;
     pub(super) const MAC: usize = CRC - MAC_LEN;
     pub(super) const CRC: usize = ROOT_LEN - 4;
-    const _: () = assert!(
-        SALT == 80 && WRAPPED_KEY == 144 && RESERVED_4 == 272 && MAC == 476,
-        "docs/FORMAT.md"
-    );
+    const _: () = assert!(SALT == 80 && WRAPPED_KEY == 144 && RESERVED_4 == 272 && MAC == 476, "docs/FORMAT.md");
 }
 
 const ROOT: &str = "root";
@@ -341,10 +309,7 @@ impl UnverifiedRoot {
         let version = u32::from_le_bytes(get::<{ root_at::VERSION }, _, _>(bytes));
         // A wrapped key is a feature that is not known here: without it, the commit record could not be opened.
         if version != VERSION || !all_zero(&bytes[root_at::WRAPPED_KEY..root_at::RESERVED_4]) {
-            return Err(Malformation::Version {
-                structure: ROOT,
-                version,
-            });
+            return Err(Malformation::Version { structure: ROOT, version });
         }
         let reserved = [
             root_at::RESERVED..root_at::VAULT_ID,
@@ -398,12 +363,7 @@ impl Root {
     /// # Errors
     /// [`Malformation::Field`] for what no root may say: see docs/FORMAT.md, "Root".
     pub(crate) fn new(vault_id: VaultId, generation: u64, commit: CommitPlace, end: u64) -> Result<Self, Malformation> {
-        let root = Self {
-            vault_id,
-            generation,
-            commit,
-            end,
-        };
+        let root = Self { vault_id, generation, commit, end };
         root.check()?;
         Ok(root)
     }
@@ -429,12 +389,7 @@ impl Root {
     }
 
     fn check(&self) -> Result<(), Malformation> {
-        let CommitPlace {
-            offset: FileOffset(offset),
-            sealed_len: len,
-            number,
-            ..
-        } = self.commit;
+        let CommitPlace { offset: FileOffset(offset), sealed_len: len, number, .. } = self.commit;
         let first = EXTENTS_AT + SEGMENT_HEADER_LEN as u64;
         let wrong = if self.generation == 0 {
             "generation"
@@ -449,10 +404,7 @@ impl Root {
         } else {
             return Ok(());
         };
-        Err(Malformation::Field {
-            structure: ROOT,
-            field: wrong,
-        })
+        Err(Malformation::Field { structure: ROOT, field: wrong })
     }
 
     /// The root's bytes.
@@ -519,9 +471,7 @@ mod tests {
     }
 
     fn slot_bytes(slot: &Slot) -> [u8; 256] {
-        let Slot::Password(slot) = slot else {
-            panic!("a password slot")
-        };
+        let Slot::Password(slot) = slot else { panic!("a password slot") };
         slot.encode()
     }
 
@@ -560,12 +510,7 @@ mod tests {
             fix_crc(&mut changed[..]);
             assert_eq!(decoded(&changed), forged, "byte {at}");
         }
-        assert_eq!(
-            UnverifiedHeader::decode(&bytes)
-                .unwrap()
-                .verify(&header_key(&master(), &[0; 16])),
-            forged
-        );
+        assert_eq!(UnverifiedHeader::decode(&bytes).unwrap().verify(&header_key(&master(), &[0; 16])), forged);
     }
 
     #[test]
@@ -576,50 +521,16 @@ mod tests {
             fix_crc(&mut bytes[..]);
             UnverifiedHeader::decode(&bytes).unwrap_err()
         };
-        assert_eq!(
-            refusal(8, 2),
-            Malformation::Version {
-                structure: HEADER,
-                version: 2
-            }
-        );
-        assert_eq!(
-            refusal(8, 0),
-            Malformation::Version {
-                structure: HEADER,
-                version: 0
-            }
-        );
-        assert_eq!(
-            refusal(15, 0x80),
-            Malformation::Version {
-                structure: HEADER,
-                version: 1
-            }
-        );
+        assert_eq!(refusal(8, 2), Malformation::Version { structure: HEADER, version: 2 });
+        assert_eq!(refusal(8, 0), Malformation::Version { structure: HEADER, version: 0 });
+        assert_eq!(refusal(15, 0x80), Malformation::Version { structure: HEADER, version: 1 });
         assert_eq!(refusal(0, b'F'), Malformation::Magic { structure: HEADER });
         for at in [46, 48, 63, 320, 16_347] {
-            assert_eq!(
-                refusal(at, 1),
-                Malformation::Reserved { structure: HEADER },
-                "byte {at}"
-            );
+            assert_eq!(refusal(at, 1), Malformation::Reserved { structure: HEADER }, "byte {at}");
         }
-        assert_eq!(
-            refusal(32, 0),
-            Malformation::Field {
-                structure: HEADER,
-                field: "sequence"
-            }
-        );
+        assert_eq!(refusal(32, 0), Malformation::Field { structure: HEADER, field: "sequence" });
         assert_eq!(refusal(44, 0), Malformation::Reserved { structure: HEADER });
-        assert_eq!(
-            refusal(44, 2),
-            Malformation::Field {
-                structure: "key slot",
-                field: "length"
-            }
-        );
+        assert_eq!(refusal(44, 2), Malformation::Field { structure: "key slot", field: "length" });
     }
 
     #[test]
@@ -644,18 +555,8 @@ mod tests {
         assert_eq!((first.sequence(), first.next_slot_id()), (1, Some(2)));
         let second = first.with_slots(vec![Slot::Password(slot(2, "two"))]).unwrap();
         assert_eq!((second.sequence(), second.next_slot_id()), (2, Some(3)));
-        assert_eq!(
-            Header {
-                sequence: u64::from(u32::MAX),
-                ..first.clone()
-            }
-            .next_slot_id(),
-            None
-        );
-        let last = Header {
-            sequence: u64::MAX,
-            ..first.clone()
-        };
+        assert_eq!(Header { sequence: u64::from(u32::MAX), ..first.clone() }.next_slot_id(), None);
+        let last = Header { sequence: u64::MAX, ..first.clone() };
         assert_eq!(last.next_slot_id(), None);
         assert!(last.with_slots(first.slots().to_vec()).is_err());
     }
@@ -668,16 +569,9 @@ mod tests {
         assert!(usage(new(Vec::new())));
         assert!(usage(new(cheap.clone())));
         assert!(new(cheap[..8].to_vec()).is_ok());
-        assert!(matches!(
-            new(vec![cheap[0].clone(), cheap[0].clone()]),
-            Err(SlotError::Malformed(_))
-        ));
+        assert!(matches!(new(vec![cheap[0].clone(), cheap[0].clone()]), Err(SlotError::Malformed(_))));
 
-        let params = KdfParams {
-            memory_kib: 1 << 20,
-            passes: 3,
-            lanes: 1,
-        };
+        let params = KdfParams { memory_kib: 1 << 20, passes: 3, lanes: 1 };
         let heavy = |id| {
             let mut bytes = slot(id, "p").encode();
             bytes[16..20].copy_from_slice(&params.memory_kib.to_le_bytes());
@@ -690,10 +584,7 @@ mod tests {
         let mut area = vec![0; 60_000];
         area[..4].copy_from_slice(&[9, 0, 0x60, 0xea]);
         let long = decode_slots(&area, 1).unwrap().remove(0);
-        assert!(matches!(
-            new(vec![cheap[0].clone(), long]),
-            Err(SlotError::Malformed(_))
-        ));
+        assert!(matches!(new(vec![cheap[0].clone(), long]), Err(SlotError::Malformed(_))));
     }
 
     fn commit() -> CommitPlace {
@@ -727,10 +618,7 @@ mod tests {
         assert!(all_zero(&bytes[144..476]));
         assert_eq!(bytes[476..508], root_k().mac(&bytes[..476]));
         assert_eq!(bytes[508..], crc32c(&bytes[..508]).to_le_bytes());
-        assert_eq!(
-            UnverifiedRoot::decode(&bytes).unwrap().verify(&root_k(), &VAULT),
-            Ok(root())
-        );
+        assert_eq!(UnverifiedRoot::decode(&bytes).unwrap().verify(&root_k(), &VAULT), Ok(root()));
     }
 
     #[test]
@@ -752,23 +640,11 @@ mod tests {
             let mut changed = bytes;
             changed[at] ^= 4;
             fix_crc(&mut changed);
-            assert_eq!(
-                UnverifiedRoot::decode(&changed).unwrap().verify(&root_k(), &VAULT),
-                forged,
-                "byte {at}"
-            );
+            assert_eq!(UnverifiedRoot::decode(&changed).unwrap().verify(&root_k(), &VAULT), forged, "byte {at}");
         }
         let other_key = root_key(&master(), &[0; 16]);
-        assert_eq!(
-            UnverifiedRoot::decode(&bytes).unwrap().verify(&other_key, &VAULT),
-            forged
-        );
-        assert_eq!(
-            UnverifiedRoot::decode(&bytes)
-                .unwrap()
-                .verify(&root_k(), &VaultId([0; 16])),
-            forged
-        );
+        assert_eq!(UnverifiedRoot::decode(&bytes).unwrap().verify(&other_key, &VAULT), forged);
+        assert_eq!(UnverifiedRoot::decode(&bytes).unwrap().verify(&root_k(), &VaultId([0; 16])), forged);
     }
 
     #[test]
@@ -781,27 +657,9 @@ mod tests {
         };
         let field = |field| Malformation::Field { structure: ROOT, field };
         assert_eq!(refusal(0, 0), Malformation::Magic { structure: ROOT });
-        assert_eq!(
-            refusal(8, 2),
-            Malformation::Version {
-                structure: ROOT,
-                version: 2
-            }
-        );
-        assert_eq!(
-            refusal(144, 2),
-            Malformation::Version {
-                structure: ROOT,
-                version: 1
-            }
-        );
-        assert_eq!(
-            refusal(271, 2),
-            Malformation::Version {
-                structure: ROOT,
-                version: 1
-            }
-        );
+        assert_eq!(refusal(8, 2), Malformation::Version { structure: ROOT, version: 2 });
+        assert_eq!(refusal(144, 2), Malformation::Version { structure: ROOT, version: 1 });
+        assert_eq!(refusal(271, 2), Malformation::Version { structure: ROOT, version: 1 });
         for at in [12, 52, 55, 72, 79, 272, 475] {
             assert_eq!(refusal(at, 1), Malformation::Reserved { structure: ROOT }, "byte {at}");
         }
@@ -836,20 +694,12 @@ mod tests {
         ));
         let slots = vec![Slot::Password(PasswordSlot::decode(&slot).unwrap())];
         let unlock = unlock(&slots, &vault_id, &Password::new("correct horse")).unwrap();
-        let header = Header::new(vault_id, slots)
-            .unwrap()
-            .encode(&header_key(&unlock.master, &vault_id.0));
-        assert_eq!(
-            digest(&header[..])[..],
-            hex("c757cb21ea3c5c6f8cc40de34c16ce62cdef4c5b104f163025bb913cb20bd17c")
-        );
+        let header = Header::new(vault_id, slots).unwrap().encode(&header_key(&unlock.master, &vault_id.0));
+        assert_eq!(digest(&header[..])[..], hex("c757cb21ea3c5c6f8cc40de34c16ce62cdef4c5b104f163025bb913cb20bd17c"));
 
         let salt = Salt(counting(0x60));
         let segment = SegmentHeader::new(vault_id, salt, 3).encode();
-        assert_eq!(
-            digest(&segment)[..],
-            hex("a85d28287f56508e785b73bff161b6707d3b4b6bd024092f189c79ccea2def9c")
-        );
+        assert_eq!(digest(&segment)[..], hex("a85d28287f56508e785b73bff161b6707d3b4b6bd024092f189c79ccea2def9c"));
 
         let keys = segment_keys(&unlock.master, &salt.0, &vault_id.0);
         let number = 0x0102_0304;
@@ -865,44 +715,26 @@ mod tests {
         let (head, tag) = seal_record(&keys, &data, &mut buf).unwrap();
         assert_eq!(
             [&head[..], &buf, &tag].concat(),
-            hex(
-                "464c5243010100004d8d274ff7e176af977a95a0055c8c5f0403020100000000040000000400000000000000000000000000\
-                 0000000000000000000050cd0e4caebd4252520de268802c5ee5117f1e2c48daceb5"
-            )
+            hex("464c5243010100004d8d274ff7e176af977a95a0055c8c5f0403020100000000040000000400000000000000000000000000\
+                 0000000000000000000050cd0e4caebd4252520de268802c5ee5117f1e2c48daceb5")
         );
         let commit = seal_meta(&keys, salt.segment_id(), RecordKind::Commit, number, b"data").unwrap();
         assert_eq!(
             commit,
-            hex(
-                "464c5243010700004d8d274ff7e176af977a95a0055c8c5f0403020100000000040000000400000000000000000000000000\
-                 000000000000000000007a28ff9980aaa7ea2d4196f3bb5a581381efb629e5fc9c46"
-            )
+            hex("464c5243010700004d8d274ff7e176af977a95a0055c8c5f0403020100000000040000000400000000000000000000000000\
+                 000000000000000000007a28ff9980aaa7ea2d4196f3bb5a581381efb629e5fc9c46")
         );
 
-        let place = CommitPlace {
-            offset: FileOffset(65_792),
-            sealed_len: 84,
-            number,
-            salt,
-            digest: digest(&commit),
-        };
+        let place = CommitPlace { offset: FileOffset(65_792), sealed_len: 84, number, salt, digest: digest(&commit) };
         let root = Root::new(vault_id, 5, place, 65_792 + 84).unwrap();
         let root = root.encode(&root_key(&unlock.master, &vault_id.0));
-        assert_eq!(
-            digest(&root)[..],
-            hex("4367f12bc1dcdaa0bf81e5d776c836ea07a5fc9f7770ed83961032cc23c4a31c")
-        );
+        assert_eq!(digest(&root)[..], hex("4367f12bc1dcdaa0bf81e5d776c836ea07a5fc9f7770ed83961032cc23c4a31c"));
     }
 
     #[test]
     fn what_lies_between_headers_and_roots_is_reserved() {
         let mut ranges = RESERVED_RANGES.to_vec();
-        ranges.extend([
-            HEADER_A_AT..16 << 10,
-            HEADER_B_AT..48 << 10,
-            ROOT_A_AT..49_664,
-            ROOT_B_AT..57_856,
-        ]);
+        ranges.extend([HEADER_A_AT..16 << 10, HEADER_B_AT..48 << 10, ROOT_A_AT..49_664, ROOT_B_AT..57_856]);
         ranges.sort_by_key(|range| range.start);
         assert_eq!(ranges.first().unwrap().start, 0);
         assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));

@@ -63,7 +63,10 @@ fn malformed(field: &'static str) -> Malformation {
 }
 
 /// Decodes a whole block: what is left over is an error, as is anything cut short.
-pub(crate) fn decode_block<'a, T: Deserialize<'a>>(bytes: &'a [u8], structure: &'static str) -> Result<T, Malformation> {
+pub(crate) fn decode_block<'a, T: Deserialize<'a>>(
+    bytes: &'a [u8],
+    structure: &'static str,
+) -> Result<T, Malformation> {
     match postcard::take_from_bytes(bytes) {
         Ok((value, [])) => Ok(value),
         Ok(_) => Err(Malformation::Field { structure, field: "length" }),

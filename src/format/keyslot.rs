@@ -46,14 +46,8 @@ mod at {
     pub(super) const COMMITMENT: usize = LABEL + MAX_LABEL_LEN;
     pub(super) const WRAPPED: usize = COMMITMENT + COMMITMENT_LEN;
     pub(super) const RESERVED: usize = WRAPPED + WRAPPED_KEY_LEN;
-    const _: () = assert!(
-        COMMITMENT == super::SLOT_HEAD_LEN,
-        "the keys are bound to all that stands before"
-    );
-    const _: () = assert!(
-        RESERVED + 48 == super::PASSWORD_SLOT_LEN,
-        "docs/FORMAT.md says 256 bytes"
-    );
+    const _: () = assert!(COMMITMENT == super::SLOT_HEAD_LEN, "the keys are bound to all that stands before");
+    const _: () = assert!(RESERVED + 48 == super::PASSWORD_SLOT_LEN, "docs/FORMAT.md says 256 bytes");
 }
 
 const SLOT: &str = "key slot";
@@ -80,10 +74,7 @@ impl SlotError {
     pub(crate) fn into_error(self, vault: &Path, header_at: u64) -> Error {
         match self {
             Self::WrongPassword => Error::WrongPassword(vault.to_owned()),
-            Self::Refused(KdfRefusal(what)) => Error::KdfRefused {
-                vault: vault.to_owned(),
-                what,
-            },
+            Self::Refused(KdfRefusal(what)) => Error::KdfRefused { vault: vault.to_owned(), what },
             Self::Malformed(malformation) => Error::malformed(vault, header_at, malformation),
             Self::Other(error) => error,
         }
@@ -157,10 +148,7 @@ impl PasswordSlot {
             return Err(SlotError::Other(Error::Usage("the password is empty".to_owned())));
         }
         if label.len() > MAX_LABEL_LEN {
-            let message = format!(
-                "the label has {} bytes, at most {MAX_LABEL_LEN} are possible",
-                label.len()
-            );
+            let message = format!("the label has {} bytes, at most {MAX_LABEL_LEN} are possible", label.len());
             return Err(SlotError::Other(Error::Usage(message)));
         }
         let mut slot = Self {
@@ -340,12 +328,7 @@ pub(crate) fn password_slots(slots: &[Slot]) -> impl Iterator<Item = &PasswordSl
 
 /// How many slots there may be, and that no two password slots have one id.
 pub(super) fn check_numbers(slots: &[Slot]) -> Result<(), Malformation> {
-    let field = |field| {
-        Err(Malformation::Field {
-            structure: "header",
-            field,
-        })
-    };
+    let field = |field| Err(Malformation::Field { structure: "header", field });
     let passwords = password_slots(slots).count();
     if passwords > MAX_PASSWORD_SLOTS {
         return field("number of password slots");
@@ -398,13 +381,8 @@ pub(crate) fn unlock(slots: &[Slot], vault_id: &VaultId, password: &Password) ->
     for slot in password_slots(slots) {
         let SlotKeys { kek, commitment } = slot.keys(vault_id, password)?;
         if bool::from(commitment.ct_eq(&slot.commitment)) {
-            let master = kek
-                .unwrap(&slot.aad(vault_id), &slot.wrapped)
-                .map_err(SlotError::Malformed)?;
-            return Ok(Unlock {
-                slot_id: slot.id,
-                master,
-            });
+            let master = kek.unwrap(&slot.aad(vault_id), &slot.wrapped).map_err(SlotError::Malformed)?;
+            return Ok(Unlock { slot_id: slot.id, master });
         }
     }
     Err(SlotError::WrongPassword)
@@ -423,16 +401,7 @@ pub(crate) mod tests {
 
     pub(crate) fn slot(id: u32, password: &str) -> PasswordSlot {
         let params = KdfParams::CHEAP_FOR_TESTS;
-        PasswordSlot::seal(
-            &VAULT,
-            id,
-            1_700_000_000,
-            params,
-            "label",
-            &Password::new(password),
-            &master(),
-        )
-        .unwrap()
+        PasswordSlot::seal(&VAULT, id, 1_700_000_000, params, "label", &Password::new(password), &master()).unwrap()
     }
 
     fn opened(slots: &[Slot], password: &str) -> Result<u32, SlotError> {
@@ -448,11 +417,7 @@ pub(crate) mod tests {
         let slot = PasswordSlot {
             id: 0x0102,
             created: -2,
-            params: KdfParams {
-                memory_kib: 0x0001_0000,
-                passes: 3,
-                lanes: 4,
-            },
+            params: KdfParams { memory_kib: 0x0001_0000, passes: 3, lanes: 4 },
             label: "büro".to_owned(),
             salt: [6; 32],
             commitment: [7; 32],
@@ -473,15 +438,9 @@ pub(crate) mod tests {
 
     #[test]
     fn each_of_several_passwords_opens_its_own_slot() {
-        let other = OtherSlot {
-            bytes: vec![9, 0, 8, 0, 1, 2, 3, 4],
-        };
+        let other = OtherSlot { bytes: vec![9, 0, 8, 0, 1, 2, 3, 4] };
         assert_eq!(other.kind(), 9);
-        let slots = [
-            Slot::Password(slot(1, "one")),
-            Slot::Other(other),
-            Slot::Password(slot(7, "zwei")),
-        ];
+        let slots = [Slot::Password(slot(1, "one")), Slot::Other(other), Slot::Password(slot(7, "zwei"))];
         assert_eq!(opened(&slots, "one").unwrap(), 1);
         assert_eq!(opened(&slots, "zwei").unwrap(), 7);
         for wrong in ["", "One", "one ", "three"] {
@@ -510,10 +469,7 @@ pub(crate) mod tests {
         for at in [at::WRAPPED, at::RESERVED - 1] {
             let mut bytes = slot(1, "one").encode();
             bytes[at] ^= 1;
-            let slots = [
-                Slot::Password(PasswordSlot::decode(&bytes).unwrap()),
-                Slot::Password(slot(2, "one")),
-            ];
+            let slots = [Slot::Password(PasswordSlot::decode(&bytes).unwrap()), Slot::Password(slot(2, "one"))];
             let forged = Malformation::Forged { structure: SLOT };
             // The second slot would open, but is not tried: the first is committed to this password.
             assert!(matches!(opened(&slots, "one"), Err(SlotError::Malformed(found)) if found == forged));
@@ -527,18 +483,12 @@ pub(crate) mod tests {
             let mut changed = bytes;
             changed[at] ^= 3;
             let slots = [Slot::Password(PasswordSlot::decode(&changed).unwrap())];
-            assert!(
-                matches!(opened(&slots, "one"), Err(SlotError::WrongPassword)),
-                "byte {at}"
-            );
+            assert!(matches!(opened(&slots, "one"), Err(SlotError::WrongPassword)), "byte {at}");
         }
     }
 
     fn with_params(params: KdfParams) -> Slot {
-        Slot::Password(PasswordSlot {
-            params,
-            ..slot(1, "one")
-        })
+        Slot::Password(PasswordSlot { params, ..slot(1, "one") })
     }
 
     #[test]
@@ -548,25 +498,13 @@ pub(crate) mod tests {
             Err(SlotError::Refused(KdfRefusal(what))) => what,
             other => panic!("{other:?}"),
         };
-        let huge = with_params(KdfParams {
-            memory_kib: u32::MAX,
-            passes: 1,
-            lanes: 1,
-        });
+        let huge = with_params(KdfParams { memory_kib: u32::MAX, passes: 1, lanes: 1 });
         assert_eq!(refused(&[cheap.clone(), huge]), "memory above 1 GiB");
-        let long = with_params(KdfParams {
-            memory_kib: 8,
-            passes: 1000,
-            lanes: 1,
-        });
+        let long = with_params(KdfParams { memory_kib: 8, passes: 1000, lanes: 1 });
         assert_eq!(refused(&[cheap.clone(), long]), "passes outside 1 to 16");
 
         // Each is bearable: 2 GiB-passes and 2 KiB.
-        let heavy = with_params(KdfParams {
-            memory_kib: 1 << 20,
-            passes: 2,
-            lanes: 1,
-        });
+        let heavy = with_params(KdfParams { memory_kib: 1 << 20, passes: 2, lanes: 1 });
         let total = "all key slots together above 4 GiB times passes";
         assert_eq!(refused(&[cheap.clone(), heavy.clone(), heavy.clone()]), total);
         assert_eq!(check_costs(&[heavy.clone(), heavy.clone()]), Ok(()));
@@ -580,16 +518,9 @@ pub(crate) mod tests {
         };
         let cheap = KdfParams::CHEAP_FOR_TESTS;
         assert!(seal(cheap, &"x".repeat(64), "p").is_ok());
-        assert!(matches!(
-            seal(cheap, &"x".repeat(65), "p"),
-            Err(SlotError::Other(Error::Usage(_)))
-        ));
+        assert!(matches!(seal(cheap, &"x".repeat(65), "p"), Err(SlotError::Other(Error::Usage(_)))));
         assert!(matches!(seal(cheap, "", ""), Err(SlotError::Other(Error::Usage(_)))));
-        let low = KdfParams {
-            memory_kib: 1024,
-            passes: 2,
-            lanes: 1,
-        };
+        let low = KdfParams { memory_kib: 1024, passes: 2, lanes: 1 };
         assert!(matches!(seal(low, "", "p"), Err(SlotError::Refused(_))));
     }
 
@@ -639,26 +570,17 @@ pub(crate) mod tests {
         assert_eq!(again, area);
         assert!(!encode_slots(&two, &mut again[..15]));
 
-        assert_eq!(
-            decode_slots(&area, 1),
-            Err(Malformation::Reserved { structure: "header" })
-        );
+        assert_eq!(decode_slots(&area, 1), Err(Malformation::Reserved { structure: "header" }));
         assert_eq!(decode_slots(&area, 3), field(SLOT, "length"));
         assert_eq!(decode_slots(&area[..16], 3), truncated);
         assert_eq!(decode_slots(&area[..15], 2), truncated);
         for (len, kind) in [(0, 9), (4, 9), (7, 9), (10, 9)] {
-            assert_eq!(
-                decode_slots(&[kind, 0, len, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1),
-                field(SLOT, "length")
-            );
+            assert_eq!(decode_slots(&[kind, 0, len, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1), field(SLOT, "length"));
         }
         assert_eq!(decode_slots(&[0, 0, 8, 0, 0, 0, 0, 0], 1), field(SLOT, "kind"));
         assert_eq!(decode_slots(&[1, 0, 8, 0, 0, 0, 0, 0], 1), field(SLOT, "length"));
         assert_eq!(decode_slots(&[9, 0, 0xfc, 0xff, 0, 0, 0, 0], 1), truncated);
-        assert_eq!(
-            decode_slots(&other.repeat(33), 33),
-            field("header", "number of other slots")
-        );
+        assert_eq!(decode_slots(&other.repeat(33), 33), field("header", "number of other slots"));
         assert!(decode_slots(&other.repeat(32), 32).is_ok());
 
         let passwords: Vec<u8> = (1..=9).flat_map(|id| slot(id, "p").encode()).collect();

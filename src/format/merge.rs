@@ -82,7 +82,8 @@ impl Merge {
             let item = cursor.next()?.expect("it was peeked at");
             if let Item::Put(entry) = &item {
                 if self.kills.iter().any(|&(_, tree)| tree == position) {
-                    let why = Malformation::Field { structure: "index tree", field: "entry below what is no directory" };
+                    let why =
+                        Malformation::Field { structure: "index tree", field: "entry below what is no directory" };
                     return Err(Error::malformed(&*self.vault, 0, why));
                 }
                 if self.pending.as_ref().is_some_and(|&(tree, _)| tree < position) {

@@ -124,10 +124,7 @@ fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
 
 /// The first multiple of `alignment`, a power of two, that is not below `offset`; `None` past the end of all offsets.
 pub(crate) fn align_up(offset: u64, alignment: u32) -> Option<u64> {
-    debug_assert!(
-        alignment.is_power_of_two(),
-        "alignments are checked when a segment header is decoded"
-    );
+    debug_assert!(alignment.is_power_of_two(), "alignments are checked when a segment header is decoded");
     offset.checked_next_multiple_of(u64::from(alignment))
 }
 
@@ -172,12 +169,7 @@ pub(crate) struct SegmentHeader {
 impl SegmentHeader {
     /// The header of extent number `extent` as version 1 writes it.
     pub(crate) fn new(vault_id: VaultId, salt: Salt, extent: u32) -> Self {
-        Self {
-            vault_id,
-            salt,
-            alignment: RECORD_ALIGNMENT,
-            extent,
-        }
+        Self { vault_id, salt, alignment: RECORD_ALIGNMENT, extent }
     }
 
     /// The header's bytes.
@@ -210,17 +202,11 @@ impl SegmentHeader {
         // A wrapped key is a feature that is not known here: without it, the records could not be opened.
         let derived = all_zero(&bytes[segment_at::WRAPPED_KEY..segment_at::RESERVED_2]);
         if version != VERSION || flags != 0 || !derived {
-            return Err(Malformation::Version {
-                structure: SEGMENT,
-                version,
-            });
+            return Err(Malformation::Version { structure: SEGMENT, version });
         }
         let alignment = u32::from_le_bytes(get::<{ segment_at::ALIGNMENT }, _, _>(bytes));
         if !alignment.is_power_of_two() || !(64..=65_536).contains(&alignment) {
-            return Err(Malformation::Field {
-                structure: SEGMENT,
-                field: "alignment",
-            });
+            return Err(Malformation::Field { structure: SEGMENT, field: "alignment" });
         }
         if !all_zero(&bytes[segment_at::RESERVED..segment_at::WRAPPED_KEY])
             || !all_zero(&bytes[segment_at::RESERVED_2..segment_at::CRC])
@@ -342,10 +328,7 @@ pub(crate) struct RecordHeader {
 /// What a record of that many packed bytes takes in the file: header, ciphertext and tag.
 pub(crate) const fn sealed_len(packed_len: u32) -> u32 {
     const FRAME_LEN: u32 = 80;
-    const _: () = assert!(
-        FRAME_LEN as usize == RECORD_HEADER_LEN + TAG_LEN,
-        "64 bytes of header, 16 of tag"
-    );
+    const _: () = assert!(FRAME_LEN as usize == RECORD_HEADER_LEN + TAG_LEN, "64 bytes of header, 16 of tag");
     // The saturation is for lengths nobody has checked; checked ones are at most MAX_PLAIN_LEN.
     packed_len.saturating_add(FRAME_LEN)
 }
@@ -358,11 +341,7 @@ impl RecordHeader {
 
     /// Which record this says it is.
     pub(crate) fn id(&self) -> RecordId {
-        RecordId {
-            segment: self.segment,
-            kind: self.kind,
-            number: self.number,
-        }
+        RecordId { segment: self.segment, kind: self.kind, number: self.number }
     }
 
     /// The header's bytes as they stand in the file.
@@ -401,18 +380,12 @@ impl RecordHeader {
         }
         let version = bytes[record_at::VERSION];
         if version != VERSION_BYTE || bytes[record_at::FLAGS] != 0 {
-            return Err(Malformation::Version {
-                structure: RECORD,
-                version: version.into(),
-            });
+            return Err(Malformation::Version { structure: RECORD, version: version.into() });
         }
         if !all_zero(&bytes[record_at::RESERVED..record_at::CRC]) {
             return Err(Malformation::Reserved { structure: RECORD });
         }
-        let field = |field| Malformation::Field {
-            structure: RECORD,
-            field,
-        };
+        let field = |field| Malformation::Field { structure: RECORD, field };
         let header = Self {
             kind: RecordKind::from_byte(bytes[record_at::KIND]).ok_or_else(|| field("kind"))?,
             codec: match bytes[record_at::CODEC] {
@@ -445,10 +418,7 @@ impl RecordHeader {
         } else {
             return Ok(());
         };
-        Err(Malformation::Field {
-            structure: RECORD,
-            field: wrong,
-        })
+        Err(Malformation::Field { structure: RECORD, field: wrong })
     }
 }
 
@@ -474,10 +444,7 @@ pub(crate) fn seal_record(
     }
     header.check().map_err(unsealable)?;
     if u32::try_from(buf.len()) != Ok(header.packed_len) {
-        return Err(unsealable(Malformation::Field {
-            structure: RECORD,
-            field: "packed length",
-        }));
+        return Err(unsealable(Malformation::Field { structure: RECORD, field: "packed length" }));
     }
     let tag = header.kind.cipher(keys).seal(header.number, &header.aad(), buf)?;
     Ok((header.encode(), tag))
@@ -507,10 +474,7 @@ pub(crate) fn open_record(
         return Err(Malformation::Forged { structure: RECORD });
     }
     if u32::try_from(buf.len()) != Ok(header.packed_len) {
-        return Err(Malformation::Field {
-            structure: RECORD,
-            field: "packed length",
-        });
+        return Err(Malformation::Field { structure: RECORD, field: "packed length" });
     }
     header.kind.cipher(keys).open(header.number, &header.aad(), buf, tag)?;
     Ok(header)
@@ -529,32 +493,18 @@ pub(crate) fn seal_meta(
     number: u64,
     plain: &[u8],
 ) -> Result<Vec<u8>> {
-    let wrong = |field| {
-        unsealable(Malformation::Field {
-            structure: RECORD,
-            field,
-        })
-    };
+    let wrong = |field| unsealable(Malformation::Field { structure: RECORD, field });
     if kind == RecordKind::Data {
         return Err(wrong("kind"));
     }
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| wrong("plain length"));
     // If the compressor fails, storing is the answer too.
-    let packed = Compressor::new(META_LEVEL)
-        .and_then(|mut compressor| compressor.compress(plain))
-        .ok();
+    let packed = Compressor::new(META_LEVEL).and_then(|mut compressor| compressor.compress(plain)).ok();
     let (codec, packed) = match &packed {
         Some(packed) if packed.len() < plain.len() => (Codec::Zstd, packed.as_slice()),
         _ => (Codec::Store, plain),
     };
-    let header = RecordHeader {
-        kind,
-        codec,
-        segment,
-        number,
-        plain_len: length(plain)?,
-        packed_len: length(packed)?,
-    };
+    let header = RecordHeader { kind, codec, segment, number, plain_len: length(plain)?, packed_len: length(packed)? };
 
     let mut framed = vec![0; RECORD_HEADER_LEN];
     framed.reserve_exact(packed.len() + TAG_LEN);
@@ -645,11 +595,7 @@ pub(crate) mod tests {
     }
 
     fn id(kind: RecordKind, number: u64) -> RecordId {
-        RecordId {
-            segment: SALT.segment_id(),
-            kind,
-            number,
-        }
+        RecordId { segment: SALT.segment_id(), kind, number }
     }
 
     fn data_header(number: u64, len: u32) -> RecordHeader {
@@ -732,41 +678,14 @@ pub(crate) mod tests {
             fix_crc(&mut bytes);
             SegmentHeader::decode(&bytes).unwrap_err()
         };
-        assert_eq!(
-            unsupported(8, 2),
-            Malformation::Version {
-                structure: SEGMENT,
-                version: 2
-            }
-        );
-        assert_eq!(
-            unsupported(15, 0x80),
-            Malformation::Version {
-                structure: SEGMENT,
-                version: 1
-            }
-        );
-        assert_eq!(
-            unsupported(120, 1),
-            Malformation::Version {
-                structure: SEGMENT,
-                version: 1
-            }
-        );
-        assert_eq!(
-            unsupported(247, 1),
-            Malformation::Version {
-                structure: SEGMENT,
-                version: 1
-            }
-        );
+        assert_eq!(unsupported(8, 2), Malformation::Version { structure: SEGMENT, version: 2 });
+        assert_eq!(unsupported(15, 0x80), Malformation::Version { structure: SEGMENT, version: 1 });
+        assert_eq!(unsupported(120, 1), Malformation::Version { structure: SEGMENT, version: 1 });
+        assert_eq!(unsupported(247, 1), Malformation::Version { structure: SEGMENT, version: 1 });
         assert_eq!(unsupported(72, 1), Malformation::Reserved { structure: SEGMENT });
         assert_eq!(unsupported(119, 1), Malformation::Reserved { structure: SEGMENT });
         assert_eq!(unsupported(251, 1), Malformation::Reserved { structure: SEGMENT });
-        let alignment = Malformation::Field {
-            structure: SEGMENT,
-            field: "alignment",
-        };
+        let alignment = Malformation::Field { structure: SEGMENT, field: "alignment" };
         for (at, value) in [(64, 0), (64, 32), (64, 65), (66, 2)] {
             assert_eq!(unsupported(at, value), alignment);
         }
@@ -780,14 +699,8 @@ pub(crate) mod tests {
             fix_crc(&mut bytes);
             RecordHeader::decode(&bytes).unwrap_err()
         };
-        let field = |field| Malformation::Field {
-            structure: RECORD,
-            field,
-        };
-        let version = |version| Malformation::Version {
-            structure: RECORD,
-            version,
-        };
+        let field = |field| Malformation::Field { structure: RECORD, field };
+        let version = |version| Malformation::Version { structure: RECORD, version };
         assert_eq!(wrong(&|bytes| bytes[4] = 2), version(2));
         assert_eq!(wrong(&|bytes| bytes[7] = 1), version(1));
         assert_eq!(wrong(&|bytes| bytes[5] = 0), field("kind"));
@@ -797,22 +710,13 @@ pub(crate) mod tests {
         assert_eq!(wrong(&|bytes| bytes[35] = 1), field("plain length"));
         assert_eq!(wrong(&|bytes| bytes[36] = 99), field("packed length"));
         assert_eq!(wrong(&|bytes| (bytes[6], bytes[36]) = (1, 101)), field("packed length"));
-        assert_eq!(
-            wrong(&|bytes| bytes[40] = 1),
-            Malformation::Reserved { structure: RECORD }
-        );
-        assert_eq!(
-            wrong(&|bytes| bytes[59] = 1),
-            Malformation::Reserved { structure: RECORD }
-        );
+        assert_eq!(wrong(&|bytes| bytes[40] = 1), Malformation::Reserved { structure: RECORD });
+        assert_eq!(wrong(&|bytes| bytes[59] = 1), Malformation::Reserved { structure: RECORD });
     }
 
     #[test]
     fn the_longest_record_is_16_mib_and_no_byte_more() {
-        assert_eq!(
-            RecordHeader::decode(&data_header(0, 16 << 20).encode()),
-            Ok(data_header(0, 16 << 20))
-        );
+        assert_eq!(RecordHeader::decode(&data_header(0, 16 << 20).encode()), Ok(data_header(0, 16 << 20)));
         assert!(RecordHeader::decode(&data_header(0, (16 << 20) + 1).encode()).is_err());
     }
 
@@ -825,10 +729,7 @@ pub(crate) mod tests {
         assert_ne!(sealed, plain);
 
         let mut buf = sealed;
-        assert_eq!(
-            open_record(&keys, &id(RecordKind::Data, 5), &header, &mut buf, &tag),
-            Ok(data_header(5, 27))
-        );
+        assert_eq!(open_record(&keys, &id(RecordKind::Data, 5), &header, &mut buf, &tag), Ok(data_header(5, 27)));
         assert_eq!(buf, plain);
 
         let forged = Err(Malformation::Forged { structure: RECORD });
@@ -836,13 +737,7 @@ pub(crate) mod tests {
         let mut open_as = |expected: RecordId| open_record(&keys, &expected, &header, &mut buf, &tag);
         assert_eq!(open_as(id(RecordKind::Data, 6)), forged);
         assert_eq!(open_as(id(RecordKind::IndexLeaf, 5)), forged);
-        assert_eq!(
-            open_as(RecordId {
-                segment: SegmentId([0; 16]),
-                ..id(RecordKind::Data, 5)
-            }),
-            forged
-        );
+        assert_eq!(open_as(RecordId { segment: SegmentId([0; 16]), ..id(RecordKind::Data, 5) }), forged);
         assert_eq!(buf, sealed);
     }
 
@@ -855,10 +750,7 @@ pub(crate) mod tests {
         let forged = Err(Malformation::Forged { structure: RECORD });
         let expected = id(RecordKind::Data, 1);
         // Another's ciphertext and tag behind one's header, and another's ciphertext behind one's header and tag.
-        assert_eq!(
-            open_record(&keys, &expected, &one_header, &mut other, &other_tag),
-            forged
-        );
+        assert_eq!(open_record(&keys, &expected, &one_header, &mut other, &other_tag), forged);
         assert_eq!(open_record(&keys, &expected, &one_header, &mut other, &one_tag), forged);
     }
 
@@ -867,36 +759,16 @@ pub(crate) mod tests {
         // An attacker can compute the checksum, so he can put any header that is well-formed.
         let keys = keys();
         let mut sealed = [7; 40];
-        let header = RecordHeader {
-            kind: RecordKind::IndexLeaf,
-            plain_len: 50,
-            codec: Codec::Zstd,
-            ..data_header(1, 40)
-        };
+        let header =
+            RecordHeader { kind: RecordKind::IndexLeaf, plain_len: 50, codec: Codec::Zstd, ..data_header(1, 40) };
         let (_, tag) = seal_record(&keys, &header, &mut sealed).unwrap();
         let lies = [
-            RecordHeader {
-                kind: RecordKind::IndexNode,
-                ..header
-            },
-            RecordHeader {
-                kind: RecordKind::Data,
-                ..header
-            },
-            RecordHeader {
-                codec: Codec::Store,
-                plain_len: 40,
-                ..header
-            },
-            RecordHeader {
-                segment: SegmentId([0; 16]),
-                ..header
-            },
+            RecordHeader { kind: RecordKind::IndexNode, ..header },
+            RecordHeader { kind: RecordKind::Data, ..header },
+            RecordHeader { codec: Codec::Store, plain_len: 40, ..header },
+            RecordHeader { segment: SegmentId([0; 16]), ..header },
             RecordHeader { number: 2, ..header },
-            RecordHeader {
-                plain_len: 51,
-                ..header
-            },
+            RecordHeader { plain_len: 51, ..header },
         ];
         for lie in lies {
             let mut buf = sealed;
@@ -911,19 +783,9 @@ pub(crate) mod tests {
     fn a_header_that_does_not_fit_its_buffer_seals_nothing() {
         let keys = keys();
         let mut buf = [1; 10];
-        assert!(matches!(
-            seal_record(&keys, &data_header(0, 11), &mut buf),
-            Err(Error::Usage(_))
-        ));
-        assert!(matches!(
-            seal_record(&keys, &data_header(1 << 32, 10), &mut buf),
-            Err(Error::NonceSpent)
-        ));
-        let longer = RecordHeader {
-            codec: Codec::Zstd,
-            plain_len: 9,
-            ..data_header(0, 10)
-        };
+        assert!(matches!(seal_record(&keys, &data_header(0, 11), &mut buf), Err(Error::Usage(_))));
+        assert!(matches!(seal_record(&keys, &data_header(1 << 32, 10), &mut buf), Err(Error::NonceSpent)));
+        let longer = RecordHeader { codec: Codec::Zstd, plain_len: 9, ..data_header(0, 10) };
         assert!(matches!(seal_record(&keys, &longer, &mut buf), Err(Error::Usage(_))));
         assert_eq!(buf, [1; 10]);
         // None of the three has used the number up.
@@ -935,15 +797,7 @@ pub(crate) mod tests {
         let keys = keys();
         let (mut data, mut meta) = ([0; 32], [0; 32]);
         seal_record(&keys, &data_header(1, 32), &mut data).unwrap();
-        seal_record(
-            &keys,
-            &RecordHeader {
-                kind: RecordKind::Commit,
-                ..data_header(1, 32)
-            },
-            &mut meta,
-        )
-        .unwrap();
+        seal_record(&keys, &RecordHeader { kind: RecordKind::Commit, ..data_header(1, 32) }, &mut meta).unwrap();
         assert_ne!(data, meta);
     }
 
@@ -989,23 +843,14 @@ pub(crate) mod tests {
         let keys = keys();
         let seal = |kind, plain: &[u8]| seal_meta(&keys, SALT.segment_id(), kind, 0, plain);
         assert!(matches!(seal(RecordKind::Data, b"x"), Err(Error::Usage(_))));
-        assert!(matches!(
-            seal(RecordKind::Commit, &vec![0; (16 << 20) + 1]),
-            Err(Error::Usage(_))
-        ));
+        assert!(matches!(seal(RecordKind::Commit, &vec![0; (16 << 20) + 1]), Err(Error::Usage(_))));
         assert!(seal(RecordKind::Commit, &vec![0; 16 << 20]).is_ok());
     }
 
     fn zstd_record(keys: &SegmentKeys, number: u64, frame: &[u8], plain_len: u32) -> Result<Vec<u8>, Malformation> {
         let packed_len = u32::try_from(frame.len()).unwrap();
         let kind = RecordKind::IndexLeaf;
-        let header = RecordHeader {
-            kind,
-            codec: Codec::Zstd,
-            plain_len,
-            packed_len,
-            ..data_header(number, 0)
-        };
+        let header = RecordHeader { kind, codec: Codec::Zstd, plain_len, packed_len, ..data_header(number, 0) };
         let mut buf = frame.to_vec();
         let (head, tag) = seal_record(keys, &header, &mut buf).unwrap();
         open_meta(keys, &id(kind, number), &[&head[..], &buf, &tag].concat())
@@ -1040,21 +885,13 @@ pub(crate) mod tests {
         let frame = |window| [0x28, 0xb5, 0x2f, 0xfd, 0x80, window, 64, 0, 0, 0, 0x03, 2, 0, 9];
         let keys = keys();
         assert_eq!(zstd_record(&keys, 0, &frame(14 << 3), 64), Ok(vec![9; 64]));
-        assert_eq!(
-            zstd_record(&keys, 1, &frame(14 << 3 | 1), 64),
-            Err(Malformation::Compression)
-        );
-        assert_eq!(
-            zstd_record(&keys, 2, &frame(21 << 3), 64),
-            Err(Malformation::Compression)
-        );
+        assert_eq!(zstd_record(&keys, 1, &frame(14 << 3 | 1), 64), Err(Malformation::Compression));
+        assert_eq!(zstd_record(&keys, 2, &frame(21 << 3), 64), Err(Malformation::Compression));
     }
 
     #[test]
     fn a_frame_made_with_a_dictionary_does_not_unpack() {
-        let text: Vec<u8> = (0..2000_u32)
-            .flat_map(|i| digest(&i.to_le_bytes())[..4].to_vec())
-            .collect();
+        let text: Vec<u8> = (0..2000_u32).flat_map(|i| digest(&i.to_le_bytes())[..4].to_vec()).collect();
         let mut compressor = Compressor::with_dictionary(3, &text).unwrap();
         let frame = compressor.compress(&text).unwrap();
         assert!(frame.len() < text.len());
@@ -1087,14 +924,7 @@ pub(crate) mod tests {
     }
 
     fn any_record_header() -> impl Strategy<Value = RecordHeader> {
-        (
-            1_u8..=7,
-            any::<bool>(),
-            any::<[u8; 16]>(),
-            0..MAX_RECORDS,
-            0..=MAX_PLAIN_LEN,
-            any::<prop::sample::Index>(),
-        )
+        (1_u8..=7, any::<bool>(), any::<[u8; 16]>(), 0..MAX_RECORDS, 0..=MAX_PLAIN_LEN, any::<prop::sample::Index>())
             .prop_map(|(kind, stored, segment, number, plain_len, packed)| RecordHeader {
                 kind: RecordKind::from_byte(kind).unwrap(),
                 codec: if stored { Codec::Store } else { Codec::Zstd },

@@ -123,9 +123,7 @@ pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>> {
         .map_err(|source| Error::io(FileOp::Open, path, source))?;
     let mut content = Vec::new();
     let at_most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(at_most)
-        .read_to_end(&mut content)
-        .map_err(|source| Error::io(FileOp::Read, path, source))?;
+    file.take(at_most).read_to_end(&mut content).map_err(|source| Error::io(FileOp::Read, path, source))?;
     if content.len() > limit {
         return Err(Error::io(FileOp::Read, path, io::ErrorKind::FileTooLarge));
     }
@@ -206,10 +204,7 @@ impl TryFrom<&Statx> for Stat {
 
 impl From<StatxTimestamp> for Timestamp {
     fn from(time: StatxTimestamp) -> Self {
-        Self {
-            secs: time.tv_sec,
-            nanos: time.tv_nsec,
-        }
+        Self { secs: time.tv_sec, nanos: time.tv_nsec }
     }
 }
 
@@ -371,16 +366,12 @@ pub(crate) fn list_xattrs_fd(fd: impl AsFd) -> io::Result<Xattrs> {
 
 /// Sets an extended attribute of what is open, whether it has it already or not.
 pub(crate) fn set_xattr(fd: impl AsFd, name: &[u8], value: &[u8]) -> io::Result<()> {
-    Ok(retry_on_intr(|| {
-        rustix::fs::fsetxattr(&fd, name, value, XattrFlags::empty())
-    })?)
+    Ok(retry_on_intr(|| rustix::fs::fsetxattr(&fd, name, value, XattrFlags::empty()))?)
 }
 
 /// Sets an extended attribute of what is at this path, of a symlink itself, whether it has it already or not.
 pub(crate) fn set_xattr_path(path: &Path, name: &[u8], value: &[u8]) -> io::Result<()> {
-    Ok(retry_on_intr(|| {
-        rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())
-    })?)
+    Ok(retry_on_intr(|| rustix::fs::lsetxattr(path, name, value, XattrFlags::empty()))?)
 }
 
 fn collect_xattrs(
@@ -451,31 +442,15 @@ mod tests {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o4751)).unwrap();
         std::fs::hard_link(&path, dir.path().join("other")).unwrap();
         let (found, expected) = (lstat(&path).unwrap(), std::fs::metadata(&path).unwrap());
-        assert_eq!(
-            (found.kind, found.mode, found.size, found.nlink),
-            (StatKind::File, 0o4751, 5000, 2)
-        );
+        assert_eq!((found.kind, found.mode, found.size, found.nlink), (StatKind::File, 0o4751, 5000, 2));
         assert_eq!((found.uid, found.gid), (expected.uid(), expected.gid()));
-        assert_eq!(
-            (found.dev, found.ino, found.rdev),
-            (expected.dev(), expected.ino(), expected.rdev())
-        );
+        assert_eq!((found.dev, found.ino, found.rdev), (expected.dev(), expected.ino(), expected.rdev()));
         assert_eq!(found.blocks, expected.blocks());
-        assert_eq!(
-            (found.mtime.secs, i64::from(found.mtime.nanos)),
-            (expected.mtime(), expected.mtime_nsec())
-        );
-        assert_eq!(
-            (found.ctime.secs, i64::from(found.ctime.nanos)),
-            (expected.ctime(), expected.ctime_nsec())
-        );
+        assert_eq!((found.mtime.secs, i64::from(found.mtime.nanos)), (expected.mtime(), expected.mtime_nsec()));
+        assert_eq!((found.ctime.secs, i64::from(found.ctime.nanos)), (expected.ctime(), expected.ctime_nsec()));
         assert_eq!(fstat(open_read(&path).unwrap()).unwrap(), found);
         assert_eq!(
-            stat_at(
-                File::from(rustix::fs::open(dir.path(), OFlags::PATH, Mode::empty()).unwrap()),
-                "file"
-            )
-            .unwrap(),
+            stat_at(File::from(rustix::fs::open(dir.path(), OFlags::PATH, Mode::empty()).unwrap()), "file").unwrap(),
             found
         );
     }
@@ -493,10 +468,7 @@ mod tests {
         assert_eq!(lstat(&at("fifo")).unwrap().kind, StatKind::Fifo);
         assert_eq!(lstat(&at("socket")).unwrap().kind, StatKind::Socket);
         let null = lstat("/dev/null".as_ref()).unwrap();
-        assert_eq!(
-            (null.kind, null.rdev),
-            (StatKind::CharDevice, rustix::fs::makedev(1, 3))
-        );
+        assert_eq!((null.kind, null.rdev), (StatKind::CharDevice, rustix::fs::makedev(1, 3)));
     }
 
     #[test]
@@ -505,16 +477,9 @@ mod tests {
         let path = dir.path().join("old");
         write(&path, b"");
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        file.set_modified(SystemTime::UNIX_EPOCH - Duration::from_millis(1250))
-            .unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH - Duration::from_millis(1250)).unwrap();
         let mtime = lstat(&path).unwrap().mtime;
-        assert_eq!(
-            mtime,
-            Timestamp {
-                secs: -2,
-                nanos: 750_000_000
-            }
-        );
+        assert_eq!(mtime, Timestamp { secs: -2, nanos: 750_000_000 });
         assert!(mtime < Timestamp { secs: -1, nanos: 0 } && mtime > Timestamp { secs: -2, nanos: 0 });
     }
 
@@ -539,9 +504,7 @@ mod tests {
         let dir = temp();
         let (link, fifo) = (dir.path().join("link"), dir.path().join("fifo"));
         symlink("/etc/passwd", &link).unwrap();
-        let Error::Io { source, .. } = open_read(&link).unwrap_err() else {
-            panic!("an I/O error")
-        };
+        let Error::Io { source, .. } = open_read(&link).unwrap_err() else { panic!("an I/O error") };
         assert_eq!(source.raw_os_error(), Some(libc::ELOOP));
         rustix::fs::mkfifoat(CWD, &fifo, Mode::RUSR).unwrap();
         assert_eq!(fstat(open_read(&fifo).unwrap()).unwrap().kind, StatKind::Fifo);
@@ -554,12 +517,7 @@ mod tests {
         write(&path, b"content");
         let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         let times = std::fs::FileTimes::new().set_accessed(old);
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_times(times)
-            .unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_times(times).unwrap();
         let file = open_read(&path).unwrap();
         assert_eq!(read_full_at(&file, &mut [0; 7], 0).unwrap(), 7);
         assert_eq!(std::fs::metadata(&path).unwrap().accessed().unwrap(), old);
@@ -573,9 +531,7 @@ mod tests {
         assert_eq!(lstat(&path).unwrap().mode, 0o600);
         symlink("nowhere", &link).unwrap();
         for taken in [&path, &link] {
-            let Error::Io { source, .. } = create_new(taken, 0o600).unwrap_err() else {
-                panic!("an I/O error")
-            };
+            let Error::Io { source, .. } = create_new(taken, 0o600).unwrap_err() else { panic!("an I/O error") };
             assert_eq!(source.kind(), io::ErrorKind::AlreadyExists);
         }
     }
@@ -588,9 +544,7 @@ mod tests {
         symlink("file", &link).unwrap();
         assert_eq!(read_file(&link, 5).unwrap(), b"12345");
         for (path, limit) in [(path.as_path(), 4), (Path::new("/dev/zero"), 1000)] {
-            let Error::Io { source, .. } = read_file(path, limit).unwrap_err() else {
-                panic!("an I/O error")
-            };
+            let Error::Io { source, .. } = read_file(path, limit).unwrap_err() else { panic!("an I/O error") };
             assert_eq!(source.kind(), io::ErrorKind::FileTooLarge);
         }
     }
@@ -601,13 +555,7 @@ mod tests {
         let path = dir.path().join("file");
         write(&path, b"0123456789");
         let file = open_read(&path).unwrap();
-        for (offset, len, expected) in [
-            (0, 10, "0123456789"),
-            (3, 4, "3456"),
-            (8, 9, "89"),
-            (10, 1, ""),
-            (99, 5, ""),
-        ] {
+        for (offset, len, expected) in [(0, 10, "0123456789"), (3, 4, "3456"), (8, 9, "89"), (10, 1, ""), (99, 5, "")] {
             let mut buf = vec![0; len];
             let read = read_full_at(&file, &mut buf, offset).unwrap();
             assert_eq!(&buf[..read], expected.as_bytes());
@@ -630,19 +578,12 @@ mod tests {
 
     #[test]
     fn file_systems_are_told_apart() {
-        assert_eq!(
-            file_system_kind_of("/proc/self/status".as_ref()).unwrap(),
-            FsKind::Pseudo
-        );
+        assert_eq!(file_system_kind_of("/proc/self/status".as_ref()).unwrap(), FsKind::Pseudo);
         assert_eq!(file_system_kind_of("/sys".as_ref()).unwrap(), FsKind::Pseudo);
         assert_eq!(file_system_kind(tempfile::tempfile().unwrap()).unwrap(), FsKind::Local);
         assert_eq!(kind_of_magic(0x6969_i64), FsKind::Network);
         assert_eq!(kind_of_magic(0xff53_4d42_i64), FsKind::Network);
-        assert_eq!(
-            kind_of_magic(i64::from(0xff53_4d42_u32.cast_signed())),
-            FsKind::Network,
-            "extended by its sign"
-        );
+        assert_eq!(kind_of_magic(i64::from(0xff53_4d42_u32.cast_signed())), FsKind::Network, "extended by its sign");
         assert_eq!(kind_of_magic(0xef53_i64), FsKind::Local, "ext4");
     }
 
@@ -656,21 +597,10 @@ mod tests {
         file.write_all_at(&vec![1; 1 << 20], MIB).unwrap();
         file.write_all_at(&vec![1; 1 << 20], 7 * MIB).unwrap();
         assert_eq!(data_ranges(&file, size, 0).unwrap(), [(MIB, MIB), (7 * MIB, MIB)]);
-        assert_eq!(
-            data_ranges(&file, size, MIB + 5).unwrap(),
-            [(MIB + 5, MIB - 5), (7 * MIB, MIB)]
-        );
-        assert_eq!(
-            data_ranges(&file, 7 * MIB + 3, 2 * MIB).unwrap(),
-            [(7 * MIB, 3)],
-            "not beyond the size asked for"
-        );
+        assert_eq!(data_ranges(&file, size, MIB + 5).unwrap(), [(MIB + 5, MIB - 5), (7 * MIB, MIB)]);
+        assert_eq!(data_ranges(&file, 7 * MIB + 3, 2 * MIB).unwrap(), [(7 * MIB, 3)], "not beyond the size asked for");
         assert_eq!(data_ranges(&file, 7 * MIB, 2 * MIB).unwrap(), []);
-        assert_eq!(
-            data_ranges(&file, 20 * MIB, 7 * MIB).unwrap(),
-            [(7 * MIB, MIB)],
-            "the file is shorter"
-        );
+        assert_eq!(data_ranges(&file, 20 * MIB, 7 * MIB).unwrap(), [(7 * MIB, MIB)], "the file is shorter");
         assert_eq!(data_ranges(&file, size, size).unwrap(), []);
         assert_eq!(data_ranges(&file, size, u64::MAX).unwrap(), []);
     }
@@ -696,31 +626,17 @@ mod tests {
         set_xattr_path(&path, b"user.a", b"first").unwrap();
         set_xattr_path(&path, b"user.a", b"\0second\xff").unwrap();
         set_xattr(&file, b"user.empty", b"").unwrap();
-        let expected: Xattrs = [
-            ("user.a", b"\0second\xff".as_slice()),
-            ("user.b", &long),
-            ("user.empty", b""),
-        ]
-        .map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()))
-        .into();
+        let expected: Xattrs = [("user.a", b"\0second\xff".as_slice()), ("user.b", &long), ("user.empty", b"")]
+            .map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()))
+            .into();
         assert_eq!(list_xattrs(&path).unwrap(), expected);
         assert_eq!(list_xattrs_fd(&file).unwrap(), expected);
         let link = dir.path().join("link");
         symlink("file", &link).unwrap();
-        assert_eq!(
-            list_xattrs(&link).unwrap(),
-            [],
-            "those of the symlink, not of its target"
-        );
-        assert!(
-            set_xattr_path(&link, b"user.c", b"").is_err(),
-            "symlinks have no user attributes"
-        );
+        assert_eq!(list_xattrs(&link).unwrap(), [], "those of the symlink, not of its target");
+        assert!(set_xattr_path(&link, b"user.c", b"").is_err(), "symlinks have no user attributes");
         assert!(set_xattr(&file, b"user.nul\0byte", b"").is_err());
-        assert_eq!(
-            list_xattrs(&dir.path().join("missing")).unwrap_err().kind(),
-            io::ErrorKind::NotFound
-        );
+        assert_eq!(list_xattrs(&dir.path().join("missing")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -8,10 +8,7 @@ use hdrhistogram::Histogram;
 pub(crate) const MAX_TRACKED: Duration = Duration::from_secs(3600);
 
 const MAX_TRACKED_NS: u64 = 3_600_000_000_000;
-const _: () = assert!(
-    MAX_TRACKED.as_nanos() == MAX_TRACKED_NS as u128,
-    "one limit in two units"
-);
+const _: () = assert!(MAX_TRACKED.as_nanos() == MAX_TRACKED_NS as u128, "one limit in two units");
 
 /// Significant decimal digits of a recorded duration.
 const DIGITS: u8 = 3;
@@ -33,12 +30,7 @@ impl Latency {
     pub(crate) fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, MAX_TRACKED_NS, DIGITS)
             .expect("low >= 1, high >= 2 * low and at most five digits are all that is asked");
-        Self {
-            histogram,
-            total: Duration::ZERO,
-            longest: Duration::ZERO,
-            saturated: 0,
-        }
+        Self { histogram, total: Duration::ZERO, longest: Duration::ZERO, saturated: 0 }
     }
 
     /// Counts one duration.
@@ -68,11 +60,7 @@ impl Latency {
     /// The duration that the share `quantile` (0 to 1, held to that range) of all did not exceed, to three digits; zero
     /// if nothing was recorded. Never more than [`Self::max`].
     pub(crate) fn quantile(&self, quantile: f64) -> Duration {
-        let quantile = if quantile.is_nan() {
-            0.0
-        } else {
-            quantile.clamp(0.0, 1.0)
-        };
+        let quantile = if quantile.is_nan() { 0.0 } else { quantile.clamp(0.0, 1.0) };
         // The histogram answers with the upper end of a bucket, which may lie above everything that was recorded.
         Duration::from_nanos(self.histogram.value_at_quantile(quantile)).min(self.longest)
     }
@@ -129,10 +117,7 @@ mod tests {
     fn an_empty_histogram_answers_zero_everywhere() {
         let latency = Latency::default();
         assert_eq!((latency.count(), latency.saturated()), (0, 0));
-        assert_eq!(
-            (latency.max(), latency.mean(), latency.total()),
-            (Duration::ZERO, Duration::ZERO, Duration::ZERO)
-        );
+        assert_eq!((latency.max(), latency.mean(), latency.total()), (Duration::ZERO, Duration::ZERO, Duration::ZERO));
         for quantile in [0.0, 0.5, 1.0, f64::NAN, -1.0, 7.0] {
             assert_eq!(latency.quantile(quantile), Duration::ZERO);
         }
@@ -147,22 +132,14 @@ mod tests {
         assert_eq!(latency.mean(), Duration::from_nanos(500_500));
         for (quantile, micros) in [(0.001, 1), (0.5, 500), (0.9, 900), (0.99, 990), (1.0, 1000)] {
             let (found, exact) = (latency.quantile(quantile), Duration::from_micros(micros));
-            assert!(
-                found.abs_diff(exact) * 1000 <= exact,
-                "{quantile}: {found:?}, not {exact:?}"
-            );
+            assert!(found.abs_diff(exact) * 1000 <= exact, "{quantile}: {found:?}, not {exact:?}");
         }
         assert_eq!(latency.quantile(1.0), latency.max(), "no bucket's upper end is shown");
     }
 
     #[test]
     fn what_is_too_long_or_too_short_is_counted_and_seen() {
-        let latency = recorded([
-            Duration::ZERO,
-            Duration::MAX,
-            MAX_TRACKED,
-            MAX_TRACKED + Duration::from_nanos(1),
-        ]);
+        let latency = recorded([Duration::ZERO, Duration::MAX, MAX_TRACKED, MAX_TRACKED + Duration::from_nanos(1)]);
         assert_eq!(latency.count(), 4);
         assert_eq!(latency.saturated(), 2);
         assert_eq!(latency.max(), Duration::MAX);
@@ -182,10 +159,7 @@ mod tests {
         merged.merge(&recorded(long));
         let one = recorded(fast.chain(slow).chain(long));
         assert_eq!(merged.histogram, one.histogram);
-        assert_eq!(
-            (merged.total(), merged.max(), merged.saturated()),
-            (one.total(), one.max(), one.saturated())
-        );
+        assert_eq!((merged.total(), merged.max(), merged.saturated()), (one.total(), one.max(), one.saturated()));
     }
 
     #[test]

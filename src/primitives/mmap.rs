@@ -93,11 +93,7 @@ pub(crate) struct CopyOutcome {
 /// the file. The bytes are those that reading would have given; never zeros from behind the end of a file that was
 /// shortened meanwhile.
 pub(crate) fn copy_from_file(file: &File, dst: &mut [u8], offset: u64, window_len: usize) -> io::Result<CopyOutcome> {
-    let window_len = if window_len == 0 {
-        DEFAULT_WINDOW_LEN
-    } else {
-        window_len
-    };
+    let window_len = if window_len == 0 { DEFAULT_WINDOW_LEN } else { window_len };
     let (copied, refused) = copy_windows(file, dst, offset, window_len);
     complete(file, dst, offset, copied, refused)
 }
@@ -130,25 +126,13 @@ fn copy_windows(file: &File, dst: &mut [u8], offset: u64, window_len: usize) -> 
 fn complete(file: &File, dst: &mut [u8], offset: u64, copied: usize, refused: bool) -> io::Result<CopyOutcome> {
     // The last page of a file reads as zeros behind its end. If the file ends before the end of what was copied, those
     // zeros may be among it. If it does not end there now, any zeros were a part of it at some time: it grew again.
-    let mapped = if copied == 0 {
-        0
-    } else {
-        copied.min(bytes_from(offset, fs::fstat(file)?.size))
-    };
+    let mapped = if copied == 0 { 0 } else { copied.min(bytes_from(offset, fs::fstat(file)?.size)) };
     if mapped == dst.len() {
-        return Ok(CopyOutcome {
-            len: mapped,
-            mapped,
-            refused,
-        });
+        return Ok(CopyOutcome { len: mapped, mapped, refused });
     }
     let at = position(offset, mapped).ok_or(io::ErrorKind::InvalidInput)?;
     let read = fs::read_full_at(file, &mut dst[mapped..], at)?;
-    Ok(CopyOutcome {
-        len: mapped + read,
-        mapped,
-        refused,
-    })
+    Ok(CopyOutcome { len: mapped + read, mapped, refused })
 }
 
 /// The position `len` bytes behind `offset`, if files go that far.
@@ -189,16 +173,9 @@ mod tests {
                     let offset_u64 = u64::try_from(offset).unwrap();
                     let outcome = copy_from_file(&file, &mut dst, offset_u64, window_len).unwrap();
                     let expected = &content[offset.min(content.len())..(offset + len).min(content.len())];
-                    let whole = CopyOutcome {
-                        len: expected.len(),
-                        mapped: expected.len(),
-                        refused: false,
-                    };
+                    let whole = CopyOutcome { len: expected.len(), mapped: expected.len(), refused: false };
                     assert_eq!(outcome, whole, "offset {offset}, length {len}, windows of {window_len}");
-                    assert!(
-                        dst[..outcome.len] == *expected,
-                        "offset {offset}, length {len}, windows of {window_len}"
-                    );
+                    assert!(dst[..outcome.len] == *expected, "offset {offset}, length {len}, windows of {window_len}");
                 }
             }
         }
@@ -213,11 +190,7 @@ mod tests {
         let mut dst = vec![0; 8 * PAGE];
         assert_eq!(window.copy_out(0, &mut dst).unwrap(), 3 * PAGE);
         assert!(dst[..3 * PAGE] == content[..3 * PAGE]);
-        assert_eq!(
-            window.copy_out(5 * PAGE, &mut dst).unwrap(),
-            0,
-            "the first page is missing already"
-        );
+        assert_eq!(window.copy_out(5 * PAGE, &mut dst).unwrap(), 0, "the first page is missing already");
         assert_eq!(window.copy_out(2 * PAGE + 1, &mut dst).unwrap(), PAGE - 1);
         assert_eq!(window.copy_out(8 * PAGE, &mut dst).unwrap(), 0);
         assert_eq!(window.copy_out(usize::MAX, &mut dst).unwrap(), 0);
@@ -231,32 +204,17 @@ mod tests {
         // A mapping has a whole last page: the zeros are there to be copied.
         let window = MappedWindow::map(&file, 0, 3 * PAGE).unwrap();
         assert_eq!(window.copy_out(0, &mut vec![1; 3 * PAGE]).unwrap(), 3 * PAGE);
-        let own = CopyOutcome {
-            len: 2 * PAGE + 10,
-            mapped: 2 * PAGE + 10,
-            refused: false,
-        };
+        let own = CopyOutcome { len: 2 * PAGE + 10, mapped: 2 * PAGE + 10, refused: false };
         let mut dst = vec![1; 3 * PAGE];
         assert_eq!(copy_from_file(&file, &mut dst, 0, 0).unwrap(), own);
         assert!(dst[..own.len] == content);
         // Shortened while it was copied, and copied whole all the same.
         assert_eq!(complete(&file, &mut dst, 0, 3 * PAGE, false).unwrap(), own);
         file.set_len(5).unwrap();
-        let five = CopyOutcome {
-            len: 5,
-            mapped: 5,
-            refused: false,
-        };
+        let five = CopyOutcome { len: 5, mapped: 5, refused: false };
         assert_eq!(complete(&file, &mut dst, 0, 3 * PAGE, false).unwrap(), five);
-        let none = CopyOutcome {
-            len: 0,
-            mapped: 0,
-            refused: false,
-        };
-        assert_eq!(
-            complete(&file, &mut dst, u64::try_from(PAGE).unwrap(), PAGE, false).unwrap(),
-            none
-        );
+        let none = CopyOutcome { len: 0, mapped: 0, refused: false };
+        assert_eq!(complete(&file, &mut dst, u64::try_from(PAGE).unwrap(), PAGE, false).unwrap(), none);
     }
 
     #[test]
@@ -265,14 +223,7 @@ mod tests {
         let mut dst = vec![0; 3 * PAGE];
         dst[..PAGE].copy_from_slice(&content[..PAGE]);
         let outcome = complete(&file, &mut dst, 0, PAGE, true).unwrap();
-        assert_eq!(
-            outcome,
-            CopyOutcome {
-                len: 3 * PAGE,
-                mapped: PAGE,
-                refused: true
-            }
-        );
+        assert_eq!(outcome, CopyOutcome { len: 3 * PAGE, mapped: PAGE, refused: true });
         assert!(dst == content);
     }
 
@@ -320,16 +271,10 @@ mod tests {
     #[test]
     fn what_cannot_be_mapped_is_read() {
         let file = fs::open_read("/proc/self/status".as_ref()).unwrap();
-        assert!(
-            MappedWindow::map(&file, 0, PAGE).is_err(),
-            "proc has no mappings of this file"
-        );
+        assert!(MappedWindow::map(&file, 0, PAGE).is_err(), "proc has no mappings of this file");
         let mut dst = vec![0; 64 * PAGE];
         let outcome = copy_from_file(&file, &mut dst, 0, 0).unwrap();
-        assert!(
-            outcome.len > 100 && outcome.mapped == 0 && !outcome.refused,
-            "{outcome:?}"
-        );
+        assert!(outcome.len > 100 && outcome.mapped == 0 && !outcome.refused, "{outcome:?}");
         assert!(dst.starts_with(b"Name:"));
     }
 

@@ -40,12 +40,7 @@ struct Shared {
 impl BufferPool {
     /// An empty pool of buffers that hold up to `capacity` bytes of data; takes no memory yet.
     pub(crate) fn new(capacity: usize) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                capacity,
-                idle: Mutex::new(Vec::new()),
-            }),
-        }
+        Self { shared: Arc::new(Shared { capacity, idle: Mutex::new(Vec::new()) }) }
     }
 
     /// An empty buffer (`len` 0), used before or new; the content of its memory is whatever its last user left.
@@ -58,12 +53,7 @@ impl BufferPool {
             Some(block) => block,
             None => Block::map(self.shared.capacity)?,
         };
-        Ok(PooledBuf {
-            block: Some(block),
-            capacity: self.shared.capacity,
-            len: 0,
-            pool: Arc::downgrade(&self.shared),
-        })
+        Ok(PooledBuf { block: Some(block), capacity: self.shared.capacity, len: 0, pool: Arc::downgrade(&self.shared) })
     }
 
     /// The most data that one buffer holds.
@@ -163,11 +153,7 @@ impl PooledBuf {
     /// # Panics
     /// If `len` is more than the capacity.
     pub(crate) fn set_len(&mut self, len: usize) {
-        assert!(
-            len <= self.capacity,
-            "a length of {len} in a buffer of {}",
-            self.capacity
-        );
+        assert!(len <= self.capacity, "a length of {len} in a buffer of {}", self.capacity);
         self.len = len;
     }
 
@@ -212,9 +198,7 @@ impl PooledBuf {
         let (len, end) = (self.len, HEAD_ROOM + self.len + TAG_LEN);
         let (before, rest) = self.block_mut(end).memory.split_at_mut(HEAD_ROOM);
         let (data, behind) = rest.split_at_mut(len);
-        let tail = behind
-            .first_chunk_mut()
-            .expect("len <= capacity, and TAIL_ROOM bytes follow the capacity");
+        let tail = behind.first_chunk_mut().expect("len <= capacity, and TAIL_ROOM bytes follow the capacity");
         (&mut before[HEAD_ROOM - head..], data, tail)
     }
 
@@ -223,10 +207,7 @@ impl PooledBuf {
     /// # Panics
     /// If `head` is more than [`HEAD_ROOM`] or `tail` more than [`TAIL_ROOM`].
     pub(crate) fn framed(&self, head: usize, tail: usize) -> &[u8] {
-        assert!(
-            head <= HEAD_ROOM && tail <= TAIL_ROOM,
-            "{head} bytes of head, {tail} of tail"
-        );
+        assert!(head <= HEAD_ROOM && tail <= TAIL_ROOM, "{head} bytes of head, {tail} of tail");
         &self.block().memory[HEAD_ROOM - head..HEAD_ROOM + self.len + tail]
     }
 }
@@ -352,10 +333,7 @@ mod tests {
                         let mut buf = pool.take().unwrap();
                         buf.whole_mut().fill(byte);
                         buf.set_len(64);
-                        assert!(
-                            buf.as_slice().iter().all(|&found| found == byte),
-                            "nobody else writes here"
-                        );
+                        assert!(buf.as_slice().iter().all(|&found| found == byte), "nobody else writes here");
                     }
                 });
             }

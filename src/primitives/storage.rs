@@ -161,10 +161,7 @@ impl FileStorage {
     /// own, not one that `dup` shares with other descriptors, or its locks are theirs as well.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self {
-            file,
-            temporary: Mutex::new(None),
-        }
+        Self { file, temporary: Mutex::new(None) }
     }
 
     fn temporary(&self) -> MutexGuard<'_, Option<TemporaryName>> {
@@ -310,11 +307,7 @@ impl FsVaultDir {
                 Ok(target) => path = parent.join(OsString::from_vec(target)),
                 // Not a symlink, or nothing there.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => {
-                    return Ok(Self {
-                        dir: Arc::new(dir),
-                        name,
-                        path,
-                    });
+                    return Ok(Self { dir: Arc::new(dir), name, path });
                 }
                 Err(error) => return Err(error),
             }
@@ -348,10 +341,7 @@ impl FsVaultDir {
         let (fd, temporary) = self.with_free_name(|name| {
             retry_on_intr(|| rustix::fs::openat(&*self.dir, name, flags, Mode::RUSR | Mode::WUSR))
         })?;
-        Ok(FileStorage {
-            file: File::from(fd),
-            temporary: Mutex::new(Some(temporary)),
-        })
+        Ok(FileStorage { file: File::from(fd), temporary: Mutex::new(Some(temporary)) })
     }
 
     /// Calls `make` with one temporary name after the other until it makes something of that name.
@@ -363,22 +353,13 @@ impl FsVaultDir {
             let name = self.temporary_name()?;
             match make(&name) {
                 Ok(made) => {
-                    return Ok((
-                        made,
-                        TemporaryName {
-                            dir: Arc::clone(&self.dir),
-                            name,
-                        },
-                    ));
+                    return Ok((made, TemporaryName { dir: Arc::clone(&self.dir), name }));
                 }
                 Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "no free name for a temporary file",
-        ))
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, "no free name for a temporary file"))
     }
 
     /// `.NAME.XXXXXXXX.tmp`: hidden, beside the vault, and told from it at a glance.
@@ -418,10 +399,7 @@ impl FsVaultDir {
 
 /// The storage that this implementation made, if it is one.
 fn file_storage(storage: &dyn Storage) -> io::Result<&FileStorage> {
-    storage
-        .as_any()
-        .downcast_ref()
-        .ok_or_else(|| invalid("a storage that was not made by this directory"))
+    storage.as_any().downcast_ref().ok_or_else(|| invalid("a storage that was not made by this directory"))
 }
 
 fn invalid(why: &'static str) -> io::Error {
@@ -445,11 +423,7 @@ fn open_dir(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn ensure_regular(kind: StatKind) -> io::Result<()> {
-    if kind == StatKind::File {
-        Ok(())
-    } else {
-        Err(invalid("not a regular file"))
-    }
+    if kind == StatKind::File { Ok(()) } else { Err(invalid("not a regular file")) }
 }
 
 impl VaultDir for FsVaultDir {
@@ -544,10 +518,8 @@ mod tests {
     }
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -569,10 +541,7 @@ mod tests {
         let (_dir, vault) = vault();
         let (a, b) = (open(&vault), open(&vault));
         for lock in [Lock::Presence, Lock::Commit, Lock::Alloc] {
-            assert!(
-                a.try_lock(lock, LockMode::Exclusive).unwrap(),
-                "{lock:?}: no other lock is in the way"
-            );
+            assert!(a.try_lock(lock, LockMode::Exclusive).unwrap(), "{lock:?}: no other lock is in the way");
             assert!(!b.try_lock(lock, LockMode::Shared).unwrap(), "{lock:?}");
             a.lock(lock, LockMode::Shared).unwrap();
             assert!(b.try_lock(lock, LockMode::Shared).unwrap(), "{lock:?}");
@@ -594,10 +563,7 @@ mod tests {
         let (a, b, c) = (open(&vault), open(&vault), open(&vault));
         a.lock(Lock::Presence, LockMode::Exclusive).unwrap();
         drop(c);
-        assert!(
-            !b.try_lock(Lock::Presence, LockMode::Exclusive).unwrap(),
-            "another value's end gives nothing back"
-        );
+        assert!(!b.try_lock(Lock::Presence, LockMode::Exclusive).unwrap(), "another value's end gives nothing back");
         drop(a);
         assert!(b.try_lock(Lock::Presence, LockMode::Exclusive).unwrap());
     }
@@ -656,21 +622,11 @@ mod tests {
     #[test]
     fn a_missing_vault_is_none_and_a_missing_directory_an_error() {
         let dir = temp();
-        assert!(
-            FsVaultDir::new(dir.path().join("none"))
-                .unwrap()
-                .open(true)
-                .unwrap()
-                .is_none()
-        );
+        assert!(FsVaultDir::new(dir.path().join("none")).unwrap().open(true).unwrap().is_none());
         let error = FsVaultDir::new(dir.path().join("no/such/vault")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         for path in ["", ".", "..", "/", "dir/", "dir/.", "a/.."] {
-            assert_eq!(
-                FsVaultDir::new(path).unwrap_err().kind(),
-                io::ErrorKind::InvalidInput,
-                "{path:?}"
-            );
+            assert_eq!(FsVaultDir::new(path).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{path:?}");
         }
     }
 
@@ -684,9 +640,7 @@ mod tests {
         for name in ["directory", "fifo", "socket", "device"] {
             let vault = FsVaultDir::new(dir.path().join(name)).unwrap();
             for write in [true, false] {
-                let Err(error) = vault.open(write) else {
-                    panic!("{name} opened")
-                };
+                let Err(error) = vault.open(write) else { panic!("{name} opened") };
                 assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name}");
                 assert_eq!(error.to_string(), "not a regular file");
             }
@@ -707,25 +661,16 @@ mod tests {
         vault.rename(&*vault.create_unlinked().unwrap()).unwrap();
         assert_eq!(
             (names(dir.path()), names(&at("sub"))),
-            (
-                vec!["first".into(), "sub".into()],
-                vec!["second".into(), "target".into()]
-            )
+            (vec!["first".into(), "sub".into()], vec!["second".into(), "target".into()])
         );
         assert!(at("first").is_symlink() && !at("sub/target").is_symlink());
         symlink("loop", at("loop")).unwrap();
-        assert_eq!(
-            FsVaultDir::new(at("loop")).unwrap_err().raw_os_error(),
-            Some(libc::ELOOP)
-        );
+        assert_eq!(FsVaultDir::new(at("loop")).unwrap_err().raw_os_error(), Some(libc::ELOOP));
     }
 
     /// Both ways of making a file that has no final name yet.
     fn unlinked(vault: &FsVaultDir) -> [Arc<dyn Storage>; 2] {
-        [
-            vault.create_unlinked().unwrap(),
-            Arc::new(vault.create_named().unwrap()),
-        ]
+        [vault.create_unlinked().unwrap(), Arc::new(vault.create_named().unwrap())]
     }
 
     #[test]
@@ -745,9 +690,7 @@ mod tests {
             });
             assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
             assert!(
-                results
-                    .iter()
-                    .all(|result| matches!(result, Ok(()) | Err(io::ErrorKind::AlreadyExists))),
+                results.iter().all(|result| matches!(result, Ok(()) | Err(io::ErrorKind::AlreadyExists))),
                 "{results:?}"
             );
             let same = made.iter().filter(|file| vault.is_same_file(&***file).unwrap()).count();
@@ -769,26 +712,12 @@ mod tests {
                 let old = vault.open(true).unwrap();
                 let file = Arc::clone(&unlinked(&vault)[which]);
                 file.write_at(b"new", 0).unwrap();
-                assert!(
-                    file.try_lock(Lock::Presence, LockMode::Exclusive).unwrap(),
-                    "locks work before it has a name"
-                );
-                if replace {
-                    vault.rename(&*file)
-                } else {
-                    vault.link(&*file)
-                }
-                .unwrap();
+                assert!(file.try_lock(Lock::Presence, LockMode::Exclusive).unwrap(), "locks work before it has a name");
+                if replace { vault.rename(&*file) } else { vault.link(&*file) }.unwrap();
                 assert_eq!(std::fs::read_to_string(vault.path()).unwrap(), "new");
-                assert_eq!(
-                    std::fs::metadata(vault.path()).unwrap().permissions().mode() & 0o7777,
-                    0o600
-                );
+                assert_eq!(std::fs::metadata(vault.path()).unwrap().permissions().mode() & 0o7777, 0o600);
                 assert!(vault.is_same_file(&*file).unwrap());
-                assert!(
-                    old.is_none_or(|old| !vault.is_same_file(&*old).unwrap()),
-                    "who holds the old file can tell"
-                );
+                assert!(old.is_none_or(|old| !vault.is_same_file(&*old).unwrap()), "who holds the old file can tell");
                 drop(file);
                 assert_eq!(names(dir.path()), ["v.flint"], "its end does not take the name");
                 vault.unlink().unwrap();
@@ -803,12 +732,7 @@ mod tests {
         let vault = FsVaultDir::new(dir.path().join("v.flint")).unwrap();
         let [nameless, named] = unlinked(&vault);
         let found = names(dir.path());
-        assert!(
-            found
-                .iter()
-                .all(|name| name.starts_with(".v.flint.") && name.ends_with(".tmp")),
-            "{found:?}"
-        );
+        assert!(found.iter().all(|name| name.starts_with(".v.flint.") && name.ends_with(".tmp")), "{found:?}");
         assert!(!found.is_empty());
         assert!(!vault.is_same_file(&*named).unwrap());
         // Nothing can be renamed over a directory.

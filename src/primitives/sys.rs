@@ -77,15 +77,9 @@ pub(crate) unsafe fn copy_own_memory(src: *const u8, dst: &mut [u8]) -> io::Resu
     if dst.is_empty() {
         return Ok(0);
     }
-    let local = libc::iovec {
-        iov_base: dst.as_mut_ptr().cast(),
-        iov_len: dst.len(),
-    };
+    let local = libc::iovec { iov_base: dst.as_mut_ptr().cast(), iov_len: dst.len() };
     // The type has no `const` form; the kernel only reads there.
-    let remote = libc::iovec {
-        iov_base: src.cast_mut().cast(),
-        iov_len: dst.len(),
-    };
+    let remote = libc::iovec { iov_base: src.cast_mut().cast(), iov_len: dst.len() };
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     loop {
         // SAFETY: one entry each, both alive during the call. The kernel writes into `dst` only, at most its length,
@@ -109,10 +103,7 @@ pub(crate) unsafe fn copy_own_memory(src: *const u8, dst: &mut [u8]) -> io::Resu
 /// durable. `len` 0 means to the end of the file.
 pub(crate) fn start_writeback(fd: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
     let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, "a range beyond the largest file offset");
-    let (offset, len) = (
-        i64::try_from(offset).map_err(invalid)?,
-        i64::try_from(len).map_err(invalid)?,
-    );
+    let (offset, len) = (i64::try_from(offset).map_err(invalid)?, i64::try_from(len).map_err(invalid)?);
     let fd = fd.as_fd();
     loop {
         // SAFETY: no memory is passed; `fd` is open for as long as it is borrowed. A WAIT flag would consume a write
@@ -131,10 +122,7 @@ pub(crate) fn start_writeback(fd: impl AsFd, offset: u64, len: u64) -> io::Resul
 pub(crate) fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
     // Neither is ever negative for this clock, and nanoseconds are below 10^9.
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap_or(0),
-        u32::try_from(time.tv_nsec).unwrap_or(0),
-    )
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// The most memory that this process ever had resident, in bytes; `None` where the system does not tell.
@@ -171,13 +159,7 @@ fn peak_rss_of_rusage() -> Option<u64> {
 pub(crate) fn set_not_dumpable() -> io::Result<()> {
     let dumpable = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
     // The hard limit as well: a child that changes its identity becomes dumpable again, and inherits this.
-    let core = rustix::process::setrlimit(
-        Resource::Core,
-        Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        },
-    );
+    let core = rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     Ok(dumpable.and(core)?)
 }
 
@@ -206,18 +188,9 @@ mod tests {
         let (a, b) = two_descriptions();
         assert!(set_range_lock(&a, AT, RangeLock::Shared, false).unwrap());
         assert!(set_range_lock(&b, AT, RangeLock::Shared, false).unwrap());
-        assert!(
-            !set_range_lock(&a, AT, RangeLock::Exclusive, false).unwrap(),
-            "b shares it"
-        );
-        assert!(
-            !set_range_lock(&b, AT, RangeLock::Exclusive, false).unwrap(),
-            "a still shares it"
-        );
-        assert!(
-            set_range_lock(&b, AT + 1, RangeLock::Exclusive, false).unwrap(),
-            "the next byte is another lock"
-        );
+        assert!(!set_range_lock(&a, AT, RangeLock::Exclusive, false).unwrap(), "b shares it");
+        assert!(!set_range_lock(&b, AT, RangeLock::Exclusive, false).unwrap(), "a still shares it");
+        assert!(set_range_lock(&b, AT + 1, RangeLock::Exclusive, false).unwrap(), "the next byte is another lock");
         assert!(set_range_lock(&b, AT, RangeLock::Unlocked, false).unwrap());
         assert!(set_range_lock(&a, AT, RangeLock::Exclusive, false).unwrap());
         assert!(!set_range_lock(&b, AT, RangeLock::Shared, false).unwrap());
@@ -245,10 +218,7 @@ mod tests {
         let (a, _) = two_descriptions();
         let error = set_range_lock(&a, u64::MAX, RangeLock::Shared, false).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-        assert_eq!(
-            start_writeback(&a, u64::MAX, 1).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(start_writeback(&a, u64::MAX, 1).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
@@ -286,10 +256,7 @@ mod tests {
         let touched = vec![1_u8; LEN];
         std::hint::black_box(&touched);
         let after = peak_rss_bytes().unwrap();
-        assert!(
-            after >= u64::try_from(LEN).unwrap() && after >= before,
-            "{before} then {after}"
-        );
+        assert!(after >= u64::try_from(LEN).unwrap() && after >= before, "{before} then {after}");
         assert!(peak_rss_of_rusage().unwrap() > 0);
     }
 
@@ -306,10 +273,7 @@ mod tests {
             return;
         }
         set_not_dumpable().unwrap();
-        assert_eq!(
-            rustix::process::dumpable_behavior().unwrap(),
-            DumpableBehavior::NotDumpable
-        );
+        assert_eq!(rustix::process::dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
         let core = rustix::process::getrlimit(Resource::Core);
         assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
         let (src, mut dst) = ([7; 10], [0; 10]);

@@ -35,9 +35,7 @@ const MAX_FRACTION_DIGITS: usize = 18;
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = |why: &str| format!("invalid size {text:?}: {why}");
     let trimmed = text.trim();
-    let number_len = trimmed
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(trimmed.len());
+    let number_len = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(number_len);
     let unit_bytes = match unit.trim_start().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -72,23 +70,14 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         // Below `unit_bytes`, because `digits` is below `scale`.
         u64::try_from(digits * u128::from(unit_bytes) / scale).map_err(|_| too_large())?
     };
-    whole
-        .checked_mul(unit_bytes)
-        .and_then(|bytes| bytes.checked_add(fraction_bytes))
-        .ok_or_else(too_large)
+    whole.checked_mul(unit_bytes).and_then(|bytes| bytes.checked_add(fraction_bytes)).ok_or_else(too_large)
 }
 
 /// A size for people: `0 B`, `1023 B`, `4 MiB`, `1.2 GiB`; rounded to a tenth of its unit, which is a power of 1024.
 #[must_use]
 pub fn format_size(bytes: u64) -> String {
-    const UNITS: [(u64, &str); 6] = [
-        (KIB, "KiB"),
-        (MIB, "MiB"),
-        (GIB, "GiB"),
-        (TIB, "TiB"),
-        (PIB, "PiB"),
-        (EIB, "EiB"),
-    ];
+    const UNITS: [(u64, &str); 6] =
+        [(KIB, "KiB"), (MIB, "MiB"), (GIB, "GiB"), (TIB, "TiB"), (PIB, "PiB"), (EIB, "EiB")];
     if bytes < KIB {
         return format!("{bytes} B");
     }

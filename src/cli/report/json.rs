@@ -180,11 +180,7 @@ fn micros(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1000.0
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a rate is positive; `as` saturates"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is positive; `as` saturates")]
 fn whole(rate: f64) -> u64 {
     rate.round() as u64
 }
@@ -201,25 +197,14 @@ mod tests {
     use super::*;
 
     fn parsed(report: &Report, error: Option<String>) -> Value {
-        let outcome = Outcome {
-            command: "add",
-            vault: Path::new("a.flint"),
-            exit_code: 3,
-            error,
-            report,
-        };
+        let outcome = Outcome { command: "add", vault: Path::new("a.flint"), exit_code: 3, error, report };
         serde_json::from_str(&object(&outcome)).expect("it is JSON")
     }
 
     #[test]
     fn the_fields_are_those_of_the_contract_in_its_order() {
-        let outcome = Outcome {
-            command: "add",
-            vault: Path::new("a"),
-            exit_code: 0,
-            error: None,
-            report: &Report::default(),
-        };
+        let outcome =
+            Outcome { command: "add", vault: Path::new("a"), exit_code: 0, error: None, report: &Report::default() };
         let text = object(&outcome);
         let mut last = 0;
         for field in [
@@ -245,13 +230,8 @@ mod tests {
             "stages",
             "errors",
         ] {
-            let at = text
-                .find(&format!("\"{field}\":"))
-                .unwrap_or_else(|| panic!("{field} in {text}"));
-            assert!(
-                at > last || field == "schema_version",
-                "{field} comes too early in {text}"
-            );
+            let at = text.find(&format!("\"{field}\":")).unwrap_or_else(|| panic!("{field} in {text}"));
+            assert!(at > last || field == "schema_version", "{field} comes too early in {text}");
             last = at;
         }
         assert!(text.contains("\"bottleneck\":null"));
@@ -277,13 +257,8 @@ mod tests {
         assert_eq!(value["stages"]["read"]["busy_secs"], json!(0.4));
         assert_eq!(value["stages"]["read"]["service_us"]["p50"], json!(310.5));
         assert_eq!(value["throughput_bytes_per_sec"], json!(2000));
-        let text = object(&Outcome {
-            command: "add",
-            vault: Path::new("a"),
-            exit_code: 0,
-            error: None,
-            report: &report,
-        });
+        let text =
+            object(&Outcome { command: "add", vault: Path::new("a"), exit_code: 0, error: None, report: &report });
         assert!(text.contains(r#""workers":{"scan":1,"read":2,"compress":8}"#), "{text}");
     }
 

@@ -13,10 +13,7 @@ pub(crate) fn packed(vault: &Path, report: &Report) -> String {
     let mut summary = Summary::new(&format!("added to {}", escape::path(vault)), report);
     summary.counts("processed", report);
     summary.line("total size", &format_size(report.total_size));
-    summary.line(
-        "stored",
-        &format!("{}{}", format_size(report.stored_size), ratio(report)),
-    );
+    summary.line("stored", &format!("{}{}", format_size(report.stored_size), ratio(report)));
     summary.performance(report);
     summary.text
 }
@@ -37,10 +34,7 @@ pub(crate) fn verified(vault: &Path, quick: bool, report: &Report) -> String {
     let mut summary = Summary::new(&format!("verified {}", escape::path(vault)), report);
     summary.counts("checked", report);
     let depth = if quick { ", the structure alone" } else { "" };
-    summary.line(
-        "read",
-        &format!("{} of the vault{depth}", format_size(report.stored_size)),
-    );
+    summary.line("read", &format!("{} of the vault{depth}", format_size(report.stored_size)));
     if let Some(bytes) = report.unreferenced_bytes {
         summary.line("unreferenced", &format_size(bytes));
     }
@@ -62,13 +56,8 @@ struct Summary {
 impl Summary {
     /// - `title`: what was done to what; the snapshot is added.
     fn new(title: &str, report: &Report) -> Self {
-        let snapshot = report
-            .snapshot
-            .map(|number| format!(", snapshot {number}"))
-            .unwrap_or_default();
-        Self {
-            text: format!("{title}{snapshot}\n"),
-        }
+        let snapshot = report.snapshot.map(|number| format!(", snapshot {number}")).unwrap_or_default();
+        Self { text: format!("{title}{snapshot}\n") }
     }
 
     fn line(&mut self, name: &str, value: &str) {
@@ -81,10 +70,7 @@ impl Summary {
         let directories = count(report.directories, "directory", "directories");
         self.line(done, &format!("{files}, {directories}"));
         if report.unchanged_files > 0 {
-            self.line(
-                "unchanged",
-                &format!("{} of these, not read again", report.unchanged_files),
-            );
+            self.line("unchanged", &format!("{} of these, not read again", report.unchanged_files));
         }
         let failed = count(report.failed_files, "file", "files");
         match report.changed_files {
@@ -107,11 +93,8 @@ impl Summary {
         if report.stages.is_empty() {
             return;
         }
-        let workers: Vec<String> = report
-            .stages
-            .iter()
-            .map(|stage| format!("{} {}", stage.name, stage.workers))
-            .collect();
+        let workers: Vec<String> =
+            report.stages.iter().map(|stage| format!("{} {}", stage.name, stage.workers)).collect();
         self.line("workers", &workers.join(", "));
         self.text.push_str(&stage_table(&report.stages));
     }
@@ -147,10 +130,7 @@ fn ratio(report: &Report) -> String {
     if report.total_size == 0 {
         return String::new();
     }
-    format!(
-        " ({:.1}% of that)",
-        report.stored_size as f64 / report.total_size as f64 * 100.0
-    )
+    format!(" ({:.1}% of that)", report.stored_size as f64 / report.total_size as f64 * 100.0)
 }
 
 fn count(number: u64, one: &str, many: &str) -> String {
@@ -160,11 +140,7 @@ fn count(number: u64, one: &str, many: &str) -> String {
 /// Seconds to the hundredth while that says something.
 fn seconds(time: Duration) -> String {
     let seconds = time.as_secs_f64();
-    if seconds < 1000.0 {
-        format!("{seconds:.2} s")
-    } else {
-        format!("{seconds:.0} s")
-    }
+    if seconds < 1000.0 { format!("{seconds:.2} s") } else { format!("{seconds:.0} s") }
 }
 
 /// A time in the unit that suits it.
@@ -226,11 +202,8 @@ mod tests {
     fn a_summary_fits_80_columns_and_its_table_is_aligned() {
         let text = packed(Path::new("a.flint"), &report());
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-        let widths: Vec<usize> = text
-            .lines()
-            .skip_while(|line| !line.starts_with("  stage"))
-            .map(|line| line.chars().count())
-            .collect();
+        let widths: Vec<usize> =
+            text.lines().skip_while(|line| !line.starts_with("  stage")).map(|line| line.chars().count()).collect();
         assert_eq!(widths[0], widths[1], "{text}");
         assert_eq!(widths[1], widths[2], "{text}");
     }
@@ -242,11 +215,7 @@ mod tests {
         let vault = Path::new("a.flint");
         assert!(verified(vault, false, &found).ends_with("result        ok\n"));
         assert!(verified(vault, true, &found).contains("the structure alone"));
-        let error = |kind| EntryError {
-            path: "a".into(),
-            kind,
-            message: "cannot read: why".into(),
-        };
+        let error = |kind| EntryError { path: "a".into(), kind, message: "cannot read: why".into() };
         found.errors.push(error(EntryErrorKind::Io));
         assert!(verified(vault, false, &found).contains("result        not all"));
         found.errors.push(error(EntryErrorKind::Damaged));

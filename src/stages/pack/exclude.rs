@@ -25,9 +25,7 @@ impl Excludes {
             let refused = |error: ignore::Error| Error::Usage(format!("bad exclude pattern {pattern:?}: {error}"));
             builder.add_line(None, pattern).map_err(refused)?;
         }
-        let built = builder
-            .build()
-            .map_err(|error| Error::Usage(format!("bad exclude patterns: {error}")))?;
+        let built = builder.build().map_err(|error| Error::Usage(format!("bad exclude patterns: {error}")))?;
         Ok(Self(built))
     }
 
@@ -45,9 +43,7 @@ mod tests {
 
     fn matches(patterns: &[&str], name: &[u8], is_dir: bool) -> bool {
         let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
-        Excludes::new(&patterns)
-            .unwrap()
-            .matches(&EntryPath::parse(name).unwrap(), is_dir)
+        Excludes::new(&patterns).unwrap().matches(&EntryPath::parse(name).unwrap(), is_dir)
     }
 
     #[test]
@@ -96,9 +92,6 @@ mod tests {
     fn a_bad_pattern_is_wrong_usage_and_is_named() {
         let patterns = ["*.o".to_string(), "a{b".to_string()];
         let error = Excludes::new(&patterns).unwrap_err();
-        assert!(
-            matches!(&error, Error::Usage(message) if message.contains("a{b")),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::Usage(message) if message.contains("a{b")), "{error}");
     }
 }

@@ -35,20 +35,11 @@ pub(crate) fn name_sources(sources: &[PathBuf], directory: Option<&Path>) -> Res
         let name = stored_name(given)?;
         let path = directory.map_or_else(|| given.clone(), |directory| directory.join(given));
         let stat = fs::lstat(&path).ok();
-        found.push((
-            SourceRoot {
-                given: given.clone(),
-                path,
-                name,
-            },
-            stat,
-        ));
+        found.push((SourceRoot { given: given.clone(), path, name }, stat));
     }
     // Of one name, what is there comes first: only that can be compared with the others.
     found.sort_by(|(left, left_stat), (right, right_stat)| {
-        left.name
-            .cmp(&right.name)
-            .then(left_stat.is_none().cmp(&right_stat.is_none()))
+        left.name.cmp(&right.name).then(left_stat.is_none().cmp(&right_stat.is_none()))
     });
 
     let mut roots: Vec<SourceRoot> = Vec::with_capacity(found.len());
@@ -57,10 +48,7 @@ pub(crate) fn name_sources(sources: &[PathBuf], directory: Option<&Path>) -> Res
     let mut upper: Option<(SourceRoot, Stat)> = None;
     for (root, stat) in found {
         // Not as paths: to those, `link/` and `link` are the same.
-        if roots
-            .last()
-            .is_some_and(|last| last.path.as_os_str() == root.path.as_os_str())
-        {
+        if roots.last().is_some_and(|last| last.path.as_os_str() == root.path.as_os_str()) {
             continue;
         }
         if let Some(stat) = stat {
@@ -93,21 +81,11 @@ fn stored_name(given: &Path) -> Result<EntryPath> {
         return Err(Error::Usage("a source has an empty name".to_owned()));
     }
     let components: Vec<&[u8]> = bytes.split(|&byte| byte == b'/').collect();
-    let start = components
-        .iter()
-        .rposition(|&component| component == b"..")
-        .map_or(0, |dots| dots + 1);
-    let kept: Vec<&[u8]> = components[start..]
-        .iter()
-        .copied()
-        .filter(|component| !matches!(*component, b"" | b"."))
-        .collect();
-    EntryPath::parse(&kept.join(&b'/')).map_err(|_| {
-        Error::Usage(format!(
-            "no name for a vault, it is too long or holds a NUL: {}",
-            given.display()
-        ))
-    })
+    let start = components.iter().rposition(|&component| component == b"..").map_or(0, |dots| dots + 1);
+    let kept: Vec<&[u8]> =
+        components[start..].iter().copied().filter(|component| !matches!(*component, b"" | b".")).collect();
+    EntryPath::parse(&kept.join(&b'/'))
+        .map_err(|_| Error::Usage(format!("no name for a vault, it is too long or holds a NUL: {}", given.display())))
 }
 
 /// Whether two looks saw one thing.
@@ -121,10 +99,7 @@ fn is_inside(above: &SourceRoot, above_stat: &Stat, root: &SourceRoot, stat: &St
     let below = &root.name.as_bytes()[above.name.as_bytes().len()..];
     let mut path = above.path.clone();
     let mut here = Some(above_stat.clone());
-    for component in below
-        .split(|&byte| byte == b'/')
-        .filter(|component| !component.is_empty())
-    {
+    for component in below.split(|&byte| byte == b'/').filter(|component| !component.is_empty()) {
         if here.as_ref().is_none_or(|here| here.kind != StatKind::Directory) {
             return false;
         }
@@ -157,11 +132,7 @@ fn below_another(above: &SourceRoot, root: &SourceRoot) -> Error {
 
 /// A name for messages.
 fn printed(name: &EntryPath) -> String {
-    if name.is_root() {
-        "the root of the vault".to_owned()
-    } else {
-        name.as_path().display().to_string()
-    }
+    if name.is_root() { "the root of the vault".to_owned() } else { name.as_path().display().to_string() }
 }
 
 #[cfg(test)]
@@ -174,20 +145,14 @@ mod tests {
     use crate::error::ErrorKind;
 
     fn name_of(given: &[u8]) -> Vec<u8> {
-        stored_name(Path::new(OsStr::from_bytes(given)))
-            .unwrap()
-            .as_bytes()
-            .to_vec()
+        stored_name(Path::new(OsStr::from_bytes(given))).unwrap().as_bytes().to_vec()
     }
 
     /// What `sources`, looked up from `dir`, are called.
     fn names(dir: &Path, sources: &[&str]) -> Result<Vec<String>> {
         let sources: Vec<PathBuf> = sources.iter().map(PathBuf::from).collect();
         let roots = name_sources(&sources, Some(dir))?;
-        Ok(roots
-            .iter()
-            .map(|root| root.name.as_path().display().to_string())
-            .collect())
+        Ok(roots.iter().map(|root| root.name.as_path().display().to_string()).collect())
     }
 
     /// Checks that `sources` are wrong usage, in words that name the two that clash.
@@ -304,10 +269,7 @@ mod tests {
     #[test]
     fn what_is_not_there_stays_to_be_told_of() {
         let dir = make_tree();
-        assert_eq!(
-            names(dir.path(), &["gone", "a/gone", "a", "gone"]).unwrap(),
-            ["a", "a/gone", "gone"]
-        );
+        assert_eq!(names(dir.path(), &["gone", "a/gone", "a", "gone"]).unwrap(), ["a", "a/gone", "gone"]);
         // Of one name, what is there comes first.
         let roots = name_sources(&["../c".into(), "c".into()], Some(&dir.path().join("a/b"))).unwrap();
         let given: Vec<&Path> = roots.iter().map(|root| root.given.as_path()).collect();

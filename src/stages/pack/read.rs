@@ -53,9 +53,7 @@ impl SharedError {
             Error::Io { op, source, .. } => {
                 Self { op: *op, kind: source.kind(), raw: source.raw_os_error(), message: source.to_string() }
             }
-            other => {
-                Self { op: FileOp::Open, kind: std::io::ErrorKind::Other, raw: None, message: other.to_string() }
-            }
+            other => Self { op: FileOp::Open, kind: std::io::ErrorKind::Other, raw: None, message: other.to_string() },
         }
     }
 
@@ -344,11 +342,7 @@ fn clip(ranges: Vec<FileRange>, mut room: u64) -> Vec<FileRange> {
 }
 
 /// Appends ranges of a file to the buffer; stops at the first that is cut short. Answers what was got.
-fn read_ranges(
-    file: &dyn SourceFile,
-    ranges: &[FileRange],
-    buf: &mut PooledBuf,
-) -> std::io::Result<Vec<FileRange>> {
+fn read_ranges(file: &dyn SourceFile, ranges: &[FileRange], buf: &mut PooledBuf) -> std::io::Result<Vec<FileRange>> {
     append_ranges(ranges, buf, |dst, offset| file.read_at(dst, offset))
 }
 

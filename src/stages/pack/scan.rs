@@ -53,11 +53,7 @@ pub(crate) struct ScanOptions {
 /// # Errors
 /// [`Error::Usage`] for a bad pattern; [`Error::Io`] if the threads cannot be started.
 pub(crate) fn scan(roots: Vec<SourceRoot>, options: ScanOptions) -> Result<Scan> {
-    let pool = if options.workers > 1 {
-        Some(Pool::start(options.workers)?)
-    } else {
-        None
-    };
+    let pool = if options.workers > 1 { Some(Pool::start(options.workers)?) } else { None };
     let shared = Shared {
         excludes: Excludes::new(&options.exclude)?,
         skip: options.skip,
@@ -136,10 +132,7 @@ impl Scan {
             }
             // `name_sources` leaves no two roots in one place, but of what was not there it could not tell.
             Some(Scanned::Entry(_))
-                if self
-                    .taken
-                    .as_ref()
-                    .is_some_and(|taken| name == *taken || name.is_below(taken)) =>
+                if self.taken.as_ref().is_some_and(|taken| name == *taken || name.is_below(taken)) =>
             {
                 let what = "it appeared under the name of another source after the sources had been compared";
                 Found::failed(path.clone(), Error::Refused { what, path })
@@ -232,21 +225,12 @@ struct Found {
 impl Found {
     /// It cannot be stored.
     fn failed(path: PathBuf, error: Error) -> Self {
-        Self {
-            first: Some(Scanned::Failed { path, error }),
-            ..Self::default()
-        }
+        Self { first: Some(Scanned::Failed { path, error }), ..Self::default() }
     }
 
     /// It is not to be stored.
     fn note(path: PathBuf, message: &str) -> Self {
-        Self {
-            first: Some(Scanned::Note {
-                path,
-                message: message.to_owned(),
-            }),
-            ..Self::default()
-        }
+        Self { first: Some(Scanned::Note { path, message: message.to_owned() }), ..Self::default() }
     }
 }
 
@@ -272,10 +256,7 @@ impl Walk {
             // "Busy", or no pool: what the threads do not do, this one does.
             Some(Err(_)) | None => walker(&dir, Parallelism::Serial, shared).into_iter(),
         };
-        Self {
-            entries,
-            dirs: vec![dir.path.clone()],
-        }
+        Self { entries, dirs: vec![dir.path.clone()] }
     }
 
     /// Keeps track of where the walk is: what comes next is in directory `entry`, unless it could not be listed.
@@ -293,10 +274,7 @@ impl Walk {
             None => return None,
         };
         let path = self.dirs[self.dirs.len() - 1].clone();
-        Some(Scanned::Failed {
-            error: Error::io(FileOp::ListDirectory, &path, cause),
-            path,
-        })
+        Some(Scanned::Failed { error: Error::io(FileOp::ListDirectory, &path, cause), path })
     }
 
     /// An error that came in place of an entry.
@@ -307,10 +285,7 @@ impl Walk {
             Some(path) => (FileOp::Stat, path.to_owned()),
             None => (FileOp::ListDirectory, dir.clone()),
         };
-        Scanned::Failed {
-            error: Error::io(op, &path, cause(&error)),
-            path,
-        }
+        Scanned::Failed { error: Error::io(op, &path, cause(&error)), path }
     }
 }
 
@@ -322,21 +297,12 @@ fn walker(dir: &Arc<Dir>, parallelism: Parallelism, shared: &Arc<Shared>) -> Wal
         .skip_hidden(false)
         .follow_links(false)
         .parallelism(parallelism)
-        .root_read_dir_state(Listing {
-            dir: Some(Arc::clone(dir)),
-            is_due: true,
+        .root_read_dir_state(Listing { dir: Some(Arc::clone(dir)), is_due: true })
+        .process_read_dir(move |depth, _, listing: &mut Listing, children| match (depth, &listing.dir) {
+            (Some(_), Some(dir)) => shared.look_at_listing(dir, listing.is_due, children),
+            // The walk's own directory. jwalk would go through it if it has become a symlink meanwhile.
+            _ => children.iter_mut().flatten().filter(|child| !child.file_type.is_dir()).for_each(forget_children),
         })
-        .process_read_dir(
-            move |depth, _, listing: &mut Listing, children| match (depth, &listing.dir) {
-                (Some(_), Some(dir)) => shared.look_at_listing(dir, listing.is_due, children),
-                // The walk's own directory. jwalk would go through it if it has become a symlink meanwhile.
-                _ => children
-                    .iter_mut()
-                    .flatten()
-                    .filter(|child| !child.file_type.is_dir())
-                    .for_each(forget_children),
-            },
-        )
 }
 
 /// Keeps jwalk from listing `entry`.
@@ -347,9 +313,7 @@ fn forget_children(entry: &mut WalkEntry) {
 /// The system's error in jwalk's, which gives away only a reference.
 fn cause(error: &jwalk::Error) -> io::Error {
     match error.io_error() {
-        Some(io) => io
-            .raw_os_error()
-            .map_or_else(|| io.kind().into(), io::Error::from_raw_os_error),
+        Some(io) => io.raw_os_error().map_or_else(|| io.kind().into(), io::Error::from_raw_os_error),
         None => io::Error::other(error.to_string()),
     }
 }
@@ -391,19 +355,12 @@ impl Shared {
             #[cfg(test)]
             self.peak.fetch_max(before + listed, Ordering::Relaxed);
             let is_room = before.saturating_add(listed) < self.look_ahead;
-            children.retain_mut(|child| {
-                child
-                    .as_mut()
-                    .map_or(true, |child| self.look_at_child(dir, child, is_room))
-            });
+            children.retain_mut(|child| child.as_mut().map_or(true, |child| self.look_at_child(dir, child, is_room)));
             self.queued.fetch_sub(listed - children.len(), Ordering::Relaxed);
         }));
         if let Err(panic) = caught {
             children.clear();
-            self.panic
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert(panic);
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
         }
     }
 
@@ -425,10 +382,7 @@ impl Shared {
         };
         // What has become a directory since it was listed has no `children`: that takes a walk of its own.
         if let (true, Some(mut children), true) = (is_room, children, found.later.is_some()) {
-            children.client_read_state = Some(Listing {
-                dir: found.later.take(),
-                is_due: false,
-            });
+            children.client_read_state = Some(Listing { dir: found.later.take(), is_due: false });
             child.read_children = Some(children);
         }
         child.client_state = found;
@@ -454,37 +408,17 @@ impl Shared {
             },
             StatKind::Directory => {
                 let is_leaf = stat.nlink == LEAF_LINKS;
-                later = Some(Arc::new(Dir {
-                    name: name.clone(),
-                    path: path.clone(),
-                    is_leaf,
-                }));
+                later = Some(Arc::new(Dir { name: name.clone(), path: path.clone(), is_leaf }));
             }
             _ => {}
         }
         // Without its extended attributes an entry is worth storing, but the user is told.
         let (xattrs, second) = match read_xattrs(&path) {
             Ok(xattrs) => (xattrs, None),
-            Err(error) => (
-                Vec::new(),
-                Some(Box::new(Scanned::Failed {
-                    path: path.clone(),
-                    error,
-                })),
-            ),
+            Err(error) => (Vec::new(), Some(Box::new(Scanned::Failed { path: path.clone(), error }))),
         };
-        let entry = ScannedEntry {
-            name: name.clone(),
-            path,
-            stat,
-            target,
-            xattrs,
-        };
-        Found {
-            first: Some(Scanned::Entry(Box::new(entry))),
-            second,
-            later,
-        }
+        let entry = ScannedEntry { name: name.clone(), path, stat, target, xattrs };
+        Found { first: Some(Scanned::Entry(Box::new(entry))), second, later }
     }
 
     /// Lets a panic of a callback go on in the thread that takes the entries.
@@ -509,10 +443,7 @@ fn put_off(dir: &Arc<Dir>, children: &mut Vec<jwalk::Result<WalkEntry>>) -> bool
     children.truncate(1);
     for mark in children.iter_mut().flatten() {
         mark.read_children = None;
-        mark.client_state = Found {
-            later: Some(Arc::clone(dir)),
-            ..Found::default()
-        };
+        mark.client_state = Found { later: Some(Arc::clone(dir)), ..Found::default() };
     }
     true
 }
@@ -556,10 +487,7 @@ impl Pool {
             })
             .build();
         match built {
-            Ok(threads) => Ok(Self {
-                threads: Some(Arc::new(threads)),
-                handles,
-            }),
+            Ok(threads) => Ok(Self { threads: Some(Arc::new(threads)), handles }),
             // Those that did start end by themselves.
             Err(error) => Err(Error::io(FileOp::StartThread, "scan", io::Error::other(error))),
         }
@@ -568,10 +496,7 @@ impl Pool {
     /// For a walk of jwalk's.
     fn parallelism(&self) -> Parallelism {
         match &self.threads {
-            Some(pool) => Parallelism::RayonExistingPool {
-                pool: Arc::clone(pool),
-                busy_timeout: None,
-            },
+            Some(pool) => Parallelism::RayonExistingPool { pool: Arc::clone(pool), busy_timeout: None },
             None => Parallelism::Serial,
         }
     }
@@ -606,12 +531,7 @@ mod tests {
     const FAR: usize = 1 << 20;
 
     fn options(workers: usize, look_ahead: usize) -> ScanOptions {
-        ScanOptions {
-            workers,
-            exclude: Vec::new(),
-            skip: Vec::new(),
-            look_ahead,
-        }
+        ScanOptions { workers, exclude: Vec::new(), skip: Vec::new(), look_ahead }
     }
 
     /// A scan of `sources` in `dir`.
@@ -667,18 +587,7 @@ mod tests {
     #[test]
     fn entries_come_in_the_order_of_the_index_whatever_their_names() {
         let dir = TempDir::new().unwrap();
-        let names = [
-            &b"a"[..],
-            b"a.b",
-            b"a-",
-            b"a\x01",
-            b"a b",
-            b"A",
-            b".hidden",
-            b"\xFF\xFE",
-            b"\xC3\xA4",
-            b"z",
-        ];
+        let names = [&b"a"[..], b"a.b", b"a-", b"a\x01", b"a b", b"A", b".hidden", b"\xFF\xFE", b"\xC3\xA4", b"z"];
         for name in names {
             let below = dir.path().join("s").join(OsStr::from_bytes(name));
             make_dir(&below);
@@ -795,18 +704,10 @@ mod tests {
         let dir = TempDir::new().unwrap();
         make_dir(dir.path().join("e"));
         make_file(dir.path().join("f"));
-        assert_eq!(
-            told(dir.path(), start(dir.path(), &["."], options(2, FAR))),
-            ["", "e", "f"]
-        );
-        assert_eq!(
-            told(dir.path(), start(dir.path(), &["f", "e"], options(2, FAR))),
-            ["e", "f"]
-        );
+        assert_eq!(told(dir.path(), start(dir.path(), &["."], options(2, FAR))), ["", "e", "f"]);
+        assert_eq!(told(dir.path(), start(dir.path(), &["f", "e"], options(2, FAR))), ["e", "f"]);
         let entry = start(dir.path(), &["f"], options(1, FAR)).next();
-        let Some(Scanned::Entry(entry)) = entry else {
-            panic!("{entry:?}")
-        };
+        let Some(Scanned::Entry(entry)) = entry else { panic!("{entry:?}") };
         assert_eq!((entry.stat.kind, entry.stat.size), (StatKind::File, 1));
         assert_eq!(entry.path, dir.path().join("f"));
     }
@@ -828,10 +729,7 @@ mod tests {
                 })
                 .collect();
             assert_eq!(targets, [&b"nowhere"[..], b"d"]);
-            assert_eq!(
-                told(dir.path(), start(dir.path(), &["link/"], options(workers, FAR))),
-                ["link", "link/f"]
-            );
+            assert_eq!(told(dir.path(), start(dir.path(), &["link/"], options(workers, FAR))), ["link", "link/f"]);
         }
     }
 
@@ -840,10 +738,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         make_dir(dir.path().join("d"));
         symlink(".", dir.path().join("d/loop")).unwrap();
-        assert_eq!(
-            told(dir.path(), start(dir.path(), &["d"], options(2, FAR))),
-            ["d", "d/loop"]
-        );
+        assert_eq!(told(dir.path(), start(dir.path(), &["d"], options(2, FAR))), ["d", "d/loop"]);
     }
 
     #[test]
@@ -853,30 +748,14 @@ mod tests {
         mknodat(CWD, dir.path().join("s/fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
         // Only root may make a device node.
         let null = rustix::fs::makedev(1, 3);
-        let is_root = mknodat(
-            CWD,
-            dir.path().join("s/null"),
-            FileType::CharacterDevice,
-            Mode::RUSR,
-            null,
-        )
-        .is_ok();
+        let is_root = mknodat(CWD, dir.path().join("s/null"), FileType::CharacterDevice, Mode::RUSR, null).is_ok();
         let _listener = UnixListener::bind(dir.path().join("s/socket")).unwrap();
         for workers in [1, 2] {
             let mut expected = vec!["s", "s/fifo", "s/null", "# s/socket"];
             expected.retain(|name| is_root || *name != "s/null");
-            assert_eq!(
-                told(dir.path(), start(dir.path(), &["s"], options(workers, FAR))),
-                expected
-            );
-            assert_eq!(
-                told(dir.path(), start(dir.path(), &["s/fifo"], options(workers, FAR))),
-                ["s/fifo"]
-            );
-            assert_eq!(
-                told(dir.path(), start(dir.path(), &["s/socket"], options(workers, FAR))),
-                ["# s/socket"]
-            );
+            assert_eq!(told(dir.path(), start(dir.path(), &["s"], options(workers, FAR))), expected);
+            assert_eq!(told(dir.path(), start(dir.path(), &["s/fifo"], options(workers, FAR))), ["s/fifo"]);
+            assert_eq!(told(dir.path(), start(dir.path(), &["s/socket"], options(workers, FAR))), ["# s/socket"]);
         }
     }
 
@@ -888,18 +767,9 @@ mod tests {
         make_file(dir.path().join("s/w"));
         std::fs::hard_link(dir.path().join("s/vault"), dir.path().join("s/x")).unwrap();
         let vault = fs::lstat(&dir.path().join("s/vault")).unwrap();
-        let options = ScanOptions {
-            skip: vec![(vault.dev, vault.ino)],
-            ..options(2, FAR)
-        };
-        assert_eq!(
-            told(dir.path(), start(dir.path(), &["s"], options.clone())),
-            ["s", "# s/vault", "s/w", "# s/x"]
-        );
-        assert_eq!(
-            told(dir.path(), start(dir.path(), &["s/vault"], options)),
-            ["# s/vault"]
-        );
+        let options = ScanOptions { skip: vec![(vault.dev, vault.ino)], ..options(2, FAR) };
+        assert_eq!(told(dir.path(), start(dir.path(), &["s"], options.clone())), ["s", "# s/vault", "s/w", "# s/x"]);
+        assert_eq!(told(dir.path(), start(dir.path(), &["s/vault"], options)), ["# s/vault"]);
     }
 
     #[test]
@@ -913,19 +783,9 @@ mod tests {
         }
         fs::set_xattr_path(&path, b"user.a", b"1").unwrap();
         let entry = start(dir.path(), &["f"], options(1, FAR)).next();
-        let Some(Scanned::Entry(entry)) = entry else {
-            panic!("{entry:?}")
-        };
-        let ours: Vec<_> = entry
-            .xattrs
-            .iter()
-            .filter(|xattr| xattr.name.starts_with(b"user."))
-            .cloned()
-            .collect();
-        let xattr = |name: &[u8], value: &[u8]| Xattr {
-            name: name.to_vec(),
-            value: value.to_vec(),
-        };
+        let Some(Scanned::Entry(entry)) = entry else { panic!("{entry:?}") };
+        let ours: Vec<_> = entry.xattrs.iter().filter(|xattr| xattr.name.starts_with(b"user.")).cloned().collect();
+        let xattr = |name: &[u8], value: &[u8]| Xattr { name: name.to_vec(), value: value.to_vec() };
         assert_eq!(ours, [xattr(b"user.a", b"1"), xattr(b"user.b", b"2")]);
     }
 
@@ -941,18 +801,8 @@ mod tests {
         let _listener = UnixListener::bind(dir.path().join("s/target/socket")).unwrap();
         for (workers, look_ahead) in [(1, FAR), (2, FAR), (2, 0)] {
             let exclude = ["target/", "!keep", "*.o", "!keep.o"].map(str::to_owned).to_vec();
-            let mut scan = start(
-                dir.path(),
-                &["s"],
-                ScanOptions {
-                    exclude,
-                    ..options(workers, look_ahead)
-                },
-            );
-            assert_eq!(
-                told(dir.path(), scan.by_ref()),
-                ["s", "s/src", "s/src/keep.o", "s/src/target"]
-            );
+            let mut scan = start(dir.path(), &["s"], ScanOptions { exclude, ..options(workers, look_ahead) });
+            assert_eq!(told(dir.path(), scan.by_ref()), ["s", "s/src", "s/src/keep.o", "s/src/target"]);
             assert_eq!(scan.shared.queued.load(Ordering::Relaxed), 0);
         }
     }
@@ -963,10 +813,7 @@ mod tests {
         make_dir(dir.path().join("a/b"));
         make_file(dir.path().join("a/b/c"));
         let scan = |pattern: &str| {
-            let options = ScanOptions {
-                exclude: vec![pattern.to_owned()],
-                ..options(1, FAR)
-            };
+            let options = ScanOptions { exclude: vec![pattern.to_owned()], ..options(1, FAR) };
             told(dir.path(), start(dir.path(), &["a/b"], options))
         };
         assert_eq!(scan("a"), ["a/b", "a/b/c"]);
@@ -976,10 +823,7 @@ mod tests {
 
     #[test]
     fn a_bad_pattern_is_wrong_usage() {
-        let options = ScanOptions {
-            exclude: vec!["{".to_owned()],
-            ..options(1, FAR)
-        };
+        let options = ScanOptions { exclude: vec!["{".to_owned()], ..options(1, FAR) };
         assert_eq!(scan(Vec::new(), options).unwrap_err().kind(), ErrorKind::Usage);
     }
 
@@ -989,16 +833,7 @@ mod tests {
         make_dir(dir.path().join("b"));
         make_file(dir.path().join("c"));
         let found: Vec<Scanned> = start(dir.path(), &["a", "b", "b/gone", "c/"], options(2, FAR)).collect();
-        let Scanned::Failed {
-            error:
-                Error::Io {
-                    op: FileOp::Stat,
-                    source,
-                    ..
-                },
-            ..
-        } = &found[0]
-        else {
+        let Scanned::Failed { error: Error::Io { op: FileOp::Stat, source, .. }, .. } = &found[0] else {
             panic!("{found:?}")
         };
         assert_eq!(source.kind(), io::ErrorKind::NotFound);
@@ -1036,23 +871,11 @@ mod tests {
         });
         std::fs::set_permissions(dir.path().join("s/b"), std::fs::Permissions::from_mode(0o700)).unwrap();
         for found in found {
-            let Scanned::Failed {
-                error:
-                    Error::Io {
-                        op: FileOp::ListDirectory,
-                        source,
-                        ..
-                    },
-                ..
-            } = &found[4]
-            else {
+            let Scanned::Failed { error: Error::Io { op: FileOp::ListDirectory, source, .. }, .. } = &found[4] else {
                 panic!("{found:?}")
             };
             assert_eq!(source.kind(), io::ErrorKind::PermissionDenied);
-            assert_eq!(
-                told(dir.path(), found.into_iter()),
-                ["s", "s/a", "s/a/f", "s/b", "! s/b", "s/c", "s/c/f"]
-            );
+            assert_eq!(told(dir.path(), found.into_iter()), ["s", "s/a", "s/a/f", "s/b", "! s/b", "s/c", "s/c/f"]);
         }
     }
 
@@ -1063,29 +886,13 @@ mod tests {
         make_file(dir.path().join("d/f"));
         symlink("d", dir.path().join("link")).unwrap();
         for workers in [1, 2] {
-            for (path, kind) in [
-                ("link", io::ErrorKind::NotADirectory),
-                ("gone", io::ErrorKind::NotFound),
-            ] {
+            for (path, kind) in [("link", io::ErrorKind::NotADirectory), ("gone", io::ErrorKind::NotFound)] {
                 let mut scan = scan(Vec::new(), options(workers, FAR)).unwrap();
                 let name = EntryPath::parse(b"d").unwrap();
-                let later = Arc::new(Dir {
-                    name,
-                    path: dir.path().join(path),
-                    is_leaf: false,
-                });
-                scan.follow(Found {
-                    later: Some(later),
-                    ..Found::default()
-                });
+                let later = Arc::new(Dir { name, path: dir.path().join(path), is_leaf: false });
+                scan.follow(Found { later: Some(later), ..Found::default() });
                 let found: Vec<Scanned> = scan.collect();
-                let [
-                    Scanned::Failed {
-                        path: failed,
-                        error: Error::Io { source, .. },
-                    },
-                ] = &found[..]
-                else {
+                let [Scanned::Failed { path: failed, error: Error::Io { source, .. } }] = &found[..] else {
                     panic!("{found:?}")
                 };
                 assert_eq!((failed, source.kind()), (&dir.path().join(path), kind));
@@ -1098,22 +905,10 @@ mod tests {
         let dir = TempDir::new().unwrap();
         make_dir(dir.path().join("s"));
         let component = "x".repeat(250);
-        let mut here = openat(
-            CWD,
-            dir.path().join("s"),
-            OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .unwrap();
+        let mut here = openat(CWD, dir.path().join("s"), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
         for _ in 0..20 {
             mkdirat(&here, component.as_str(), Mode::RWXU).unwrap();
-            here = openat(
-                &here,
-                component.as_str(),
-                OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .unwrap();
+            here = openat(&here, component.as_str(), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
         }
         make_file(dir.path().join("s/y"));
         for workers in [1, 2] {
@@ -1125,13 +920,8 @@ mod tests {
                     _ => None,
                 })
                 .collect();
-            let [Error::Io { source, .. }] = &failed[..] else {
-                panic!("{failed:?}")
-            };
-            assert_eq!(
-                source.raw_os_error(),
-                Some(rustix::io::Errno::NAMETOOLONG.raw_os_error())
-            );
+            let [Error::Io { source, .. }] = &failed[..] else { panic!("{failed:?}") };
+            assert_eq!(source.raw_os_error(), Some(rustix::io::Errno::NAMETOOLONG.raw_os_error()));
             assert!(matches!(found.last(), Some(Scanned::Entry(entry)) if entry.name.as_bytes() == b"s/y"));
         }
         // `TempDir` goes by path, too.
@@ -1159,11 +949,7 @@ mod tests {
         // As near to the longest path as components allow, so that no child has a name.
         let name = vec![vec![b'x'; 255]; 256].join(&b'/');
         let name = EntryPath::parse(&name).unwrap();
-        let root = SourceRoot {
-            given: "d".into(),
-            path: dir.path().join("d"),
-            name,
-        };
+        let root = SourceRoot { given: "d".into(), path: dir.path().join("d"), name };
         let found: Vec<Scanned> = scan(vec![root], options(2, FAR)).unwrap().collect();
         assert_eq!(told(dir.path(), found.into_iter())[1..], ["! d/e", "! d/f"]);
     }
@@ -1202,18 +988,11 @@ mod tests {
         make_dir(dir.path().join("s/d"));
         make_file(dir.path().join("s/d/f"));
         let scan = start(dir.path(), &["s"], options(1, FAR));
-        let mut listed: Vec<_> = WalkDirGeneric::<Carried>::new(dir.path().join("s"))
-            .min_depth(1)
-            .max_depth(1)
-            .into_iter()
-            .collect();
+        let mut listed: Vec<_> =
+            WalkDirGeneric::<Carried>::new(dir.path().join("s")).min_depth(1).max_depth(1).into_iter().collect();
         let child = listed[0].as_mut().unwrap();
         forget_children(child);
-        let parent = Dir {
-            name: EntryPath::parse(b"s").unwrap(),
-            path: dir.path().join("s"),
-            is_leaf: false,
-        };
+        let parent = Dir { name: EntryPath::parse(b"s").unwrap(), path: dir.path().join("s"), is_leaf: false };
         assert!(scan.shared.look_at_child(&parent, child, true));
         assert!(child.read_children.is_none() && child.client_state.later.is_some());
     }

@@ -73,12 +73,7 @@ struct Tally {
 impl Attributes {
     pub(super) fn new(preserve: Preserve) -> Self {
         let umask = if preserve.mode { 0 } else { umask_of_this_process() };
-        Self {
-            preserve,
-            umask,
-            owners: Mutex::default(),
-            refused: Mutex::default(),
-        }
+        Self { preserve, umask, owners: Mutex::default(), refused: Mutex::default() }
     }
 
     /// The owner that `entry` shall have where a new file gets `given`.
@@ -97,11 +92,7 @@ impl Attributes {
 
     /// The mode that `entry` shall have, if its owner can be restored.
     pub(super) fn mode(&self, entry: &Entry) -> u32 {
-        if self.preserve.mode {
-            entry.mode & 0o7777
-        } else {
-            entry.mode & 0o777 & !self.umask
-        }
+        if self.preserve.mode { entry.mode & 0o7777 } else { entry.mode & 0o777 & !self.umask }
     }
 
     /// Sets everything that differs from what is `present`. What is not permitted is counted; after any other failure the
@@ -198,29 +189,18 @@ impl Attributes {
             .tallies
             .entry(refusal)
             .and_modify(|tally| tally.entries += 1)
-            .or_insert_with(|| Tally {
-                entries: 1,
-                first: entry.path.clone(),
-            });
+            .or_insert_with(|| Tally { entries: 1, first: entry.path.clone() });
     }
 
     /// Tells what was not permitted, once each, and forgets it.
     pub(super) fn tell_refused(&self, sink: &dyn RestoreSink) {
         let tallies = std::mem::take(&mut lock(&self.refused).tallies);
         for (refusal, Tally { entries, first }) in tallies {
-            let entries = if entries == 1 {
-                "1 entry".to_owned()
-            } else {
-                format!("{entries} entries")
-            };
+            let entries = if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") };
             let message = match refusal {
                 Refusal::Owner => format!("owner of {entries} could not be restored: not permitted"),
                 Refusal::Xattr(code) => {
-                    let why = if code == Errno::OPNOTSUPP.raw_os_error() {
-                        "not supported"
-                    } else {
-                        "not permitted"
-                    };
+                    let why = if code == Errno::OPNOTSUPP.raw_os_error() { "not supported" } else { "not permitted" };
                     format!("extended attributes of {entries} could not be restored: {why}")
                 }
             };
@@ -240,15 +220,9 @@ fn set_mode(handle: Handle<'_>, mode: u32) -> Result<(), RestoreError> {
 
 fn set_times(handle: Handle<'_>, entry: &Entry) -> Result<(), RestoreError> {
     let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         // Larger values are the system's words for "now" and "leave it".
-        last_modification: Timespec {
-            tv_sec: entry.mtime.secs,
-            tv_nsec: entry.mtime.nanos.min(999_999_999).into(),
-        },
+        last_modification: Timespec { tv_sec: entry.mtime.secs, tv_nsec: entry.mtime.nanos.min(999_999_999).into() },
     };
     match handle {
         Handle::Open(fd) => retry(|| rustix::fs::futimens(fd, &times)),
@@ -262,22 +236,13 @@ fn look_up(owner: &Owner) -> Ids {
     // A directory service that fails is one that does not know the name.
     let uid = match &*owner.user {
         "" => None,
-        name => nix::unistd::User::from_name(name)
-            .ok()
-            .flatten()
-            .map(|user| user.uid.as_raw()),
+        name => nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
     };
     let gid = match &*owner.group {
         "" => None,
-        name => nix::unistd::Group::from_name(name)
-            .ok()
-            .flatten()
-            .map(|group| group.gid.as_raw()),
+        name => nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw()),
     };
-    Ids {
-        uid: uid.unwrap_or(owner.uid),
-        gid: gid.unwrap_or(owner.gid),
-    }
+    Ids { uid: uid.unwrap_or(owner.uid), gid: gid.unwrap_or(owner.gid) }
 }
 
 /// Read, not asked for: the system call that tells it sets it as well, for all threads.
@@ -299,24 +264,11 @@ mod tests {
 
     #[test]
     fn a_name_that_is_known_here_wins_over_the_number() {
-        let root = Owner {
-            uid: 4711,
-            gid: 4712,
-            user: "root".into(),
-            group: "root".into(),
-        };
+        let root = Owner { uid: 4711, gid: 4712, user: "root".into(), group: "root".into() };
         assert_eq!(look_up(&root), Ids { uid: 0, gid: 0 });
-        let strange = Owner {
-            user: "no such user".into(),
-            group: "".into(),
-            ..root.clone()
-        };
+        let strange = Owner { user: "no such user".into(), group: "".into(), ..root.clone() };
         assert_eq!(look_up(&strange), Ids { uid: 4711, gid: 4712 });
-        let hostile = Owner {
-            user: "ro\0ot".into(),
-            group: "\n:".into(),
-            ..root
-        };
+        let hostile = Owner { user: "ro\0ot".into(), group: "\n:".into(), ..root };
         assert_eq!(look_up(&hostile), Ids { uid: 4711, gid: 4712 });
     }
 }

@@ -62,17 +62,10 @@ fn look_as(from: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<Seen, Er
         .contains(StatxFlags::BTIME)
         .then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
     Ok(Seen {
-        id: FileId {
-            dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
-            ino: found.stx_ino,
-            born,
-        },
+        id: FileId { dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor), ino: found.stx_ino, born },
         file_type: FileType::from_raw_mode(found.stx_mode.into()),
         mode: u32::from(found.stx_mode) & 0o7777,
-        ids: Ids {
-            uid: found.stx_uid,
-            gid: found.stx_gid,
-        },
+        ids: Ids { uid: found.stx_uid, gid: found.stx_gid },
         links: found.stx_nlink,
     })
 }
@@ -87,10 +80,7 @@ pub(super) struct Beneath {
 
 impl Beneath {
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self {
-            root,
-            openat2: AtomicBool::new(true),
-        }
+        Self { root, openat2: AtomicBool::new(true) }
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -213,11 +203,7 @@ pub(super) struct OpenDirectory {
 
 impl OpenDirectory {
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self {
-            fd,
-            gives: None,
-            modes: Vec::new(),
-        }
+        Self { fd, gives: None, modes: Vec::new() }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -226,10 +212,7 @@ impl OpenDirectory {
 
     /// Whether a file created with `mode` gets that mode; `None` if it was not tried yet.
     pub(super) fn keeps_mode(&self, mode: u32) -> Option<bool> {
-        self.modes
-            .iter()
-            .find(|(known, _)| *known == mode)
-            .map(|&(_, kept)| kept)
+        self.modes.iter().find(|(known, _)| *known == mode).map(|&(_, kept)| kept)
     }
 
     /// Remembers what became of a file that was created with `mode`.
@@ -252,10 +235,7 @@ pub(super) struct DirectoryCache {
 impl DirectoryCache {
     /// Keeps at most `capacity` descriptors, at least one.
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            capacity: capacity.max(1),
-            held: Vec::new(),
-        }
+        Self { capacity: capacity.max(1), held: Vec::new() }
     }
 
     /// The directory `path`, made with its parents if it is missing.

@@ -18,7 +18,8 @@ pub(crate) struct Decompress<P> {
 impl<P> Decompress<P> {
     /// A worker; its output buffers come from `pool`.
     pub(crate) fn new(pool: BufferPool) -> Result<Self> {
-        let context = Decompressor::new().map_err(|error| Error::io(FileOp::Allocate, "a decompression context", error))?;
+        let context =
+            Decompressor::new().map_err(|error| Error::io(FileOp::Allocate, "a decompression context", error))?;
         Ok(Self { context, pool, purpose: std::marker::PhantomData })
     }
 

@@ -23,11 +23,7 @@ impl<P: Send> Stage for Decrypt<P> {
     type Out = RecordInHand<P>;
     const NAME: &'static str = "decrypt";
 
-    fn process(
-        &mut self,
-        record: RecordInHand<P>,
-        emit: &mut dyn FnMut(RecordInHand<P>) -> Result<()>,
-    ) -> Result<()> {
+    fn process(&mut self, record: RecordInHand<P>, emit: &mut dyn FnMut(RecordInHand<P>) -> Result<()>) -> Result<()> {
         let RecordInHand { job, bytes } = record;
         let bytes = bytes.and_then(|mut bytes| {
             let truncated = Malformation::Truncated { structure: "record" };

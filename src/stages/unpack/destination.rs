@@ -59,14 +59,7 @@ pub(crate) struct Preserve {
 
 impl Default for Preserve {
     fn default() -> Self {
-        Self {
-            owner: true,
-            mode: true,
-            times: true,
-            xattr: true,
-            acl: true,
-            devices: true,
-        }
+        Self { owner: true, mode: true, times: true, xattr: true, acl: true, devices: true }
     }
 }
 
@@ -95,10 +88,7 @@ pub(crate) enum RestoreError {
 
 impl RestoreError {
     pub(super) fn io(op: FileOp, error: Errno) -> Self {
-        Self::Io {
-            op,
-            source: error.into(),
-        }
+        Self::Io { op, source: error.into() }
     }
 
     /// The system's number for the cause, if it has one.
@@ -198,10 +188,7 @@ impl Destination {
             links: Links::default(),
             sink,
             made_with: Mutex::new(made_with),
-            directories: Mutex::new(Directories {
-                cache: DirectoryCache::new(max_cached),
-                pending: Vec::new(),
-            }),
+            directories: Mutex::new(Directories { cache: DirectoryCache::new(max_cached), pending: Vec::new() }),
             unfinished: Mutex::default(),
             next_key: AtomicU64::new(0),
             abandoned: AtomicBool::new(false),
@@ -322,10 +309,7 @@ impl Destination {
     /// Files that still lack pieces fail as damaged and are removed; a sound plan leaves none.
     pub(crate) fn finish(&self) {
         for file in self.take_unfinished() {
-            file.fail(
-                self,
-                RestoreError::Damaged(Malformation::Truncated { structure: "entry" }),
-            );
+            file.fail(self, RestoreError::Damaged(Malformation::Truncated { structure: "entry" }));
         }
         self.links.make_all(self);
         let mut directories = lock(&self.directories);
@@ -339,14 +323,9 @@ impl Destination {
                 Some(error) => self.sink.failed(&directory.entry, error),
             }
         }
-        let closed = lock(&self.made_with)
-            .take()
-            .map(|mode| set_directory_mode(self.beneath.root(), mode));
+        let closed = lock(&self.made_with).take().map(|mode| set_directory_mode(self.beneath.root(), mode));
         if let Some(Err(error)) = closed {
-            self.sink.note(
-                &EntryPath::default(),
-                format!("the destination stays closed to others: {error}"),
-            );
+            self.sink.note(&EntryPath::default(), format!("the destination stays closed to others: {error}"));
         }
         self.attributes.tell_refused(&*self.sink);
     }
@@ -371,19 +350,8 @@ impl Destination {
         if seen.id != *id {
             return Some(RestoreError::io(FileOp::Open, Errno::STALE));
         }
-        let handle = if by_path {
-            Handle::Path(opened.as_fd())
-        } else {
-            Handle::Open(opened.as_fd())
-        };
-        self.attributes.apply(
-            handle,
-            entry,
-            Present {
-                ids: seen.ids,
-                mode: Some(seen.mode),
-            },
-        )
+        let handle = if by_path { Handle::Path(opened.as_fd()) } else { Handle::Open(opened.as_fd()) };
+        self.attributes.apply(handle, entry, Present { ids: seen.ids, mode: Some(seen.mode) })
     }
 
     /// Removes what is half written; from then on nothing more is written. Also done when the last holder of a file that
@@ -404,10 +372,7 @@ impl Destination {
         self.links.learn(entry, &outcome);
         match outcome {
             Ok(Outcome::Restored { lacking: None, .. }) => self.sink.restored(entry),
-            Ok(Outcome::Restored {
-                lacking: Some(error), ..
-            })
-            | Err(error) => self.sink.failed(entry, error),
+            Ok(Outcome::Restored { lacking: Some(error), .. }) | Err(error) => self.sink.failed(entry, error),
             Ok(Outcome::Skipped) => self.sink.skipped(entry),
         }
     }
@@ -422,15 +387,10 @@ impl Destination {
         if matches!(entry.entry_type, EntryType::CharDevice | EntryType::BlockDevice) && !policy.preserve.devices {
             return Ok(Outcome::Skipped);
         }
-        self.in_parent(
-            cache,
-            &entry.path,
-            making(entry.entry_type),
-            |directory, leaf| match entry.entry_type {
-                EntryType::File => restore_file(attributes, policy.overwrite, directory, leaf, entry, &mut |_| Ok(0)),
-                _ => restore_node(attributes, policy.overwrite, directory, leaf, entry),
-            },
-        )
+        self.in_parent(cache, &entry.path, making(entry.entry_type), |directory, leaf| match entry.entry_type {
+            EntryType::File => restore_file(attributes, policy.overwrite, directory, leaf, entry, &mut |_| Ok(0)),
+            _ => restore_node(attributes, policy.overwrite, directory, leaf, entry),
+        })
     }
 
     /// Does something in the directory that `path` is in. If descriptors have run out, it is tried again after some were
@@ -517,9 +477,9 @@ impl Destination {
 
     /// Asks to keep a descriptor open between the pieces of a file; if granted, it is owed to [`Destination::unkeep`].
     pub(super) fn keep(&self) -> bool {
-        let kept = self.kept.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| {
-            (kept < self.max_kept).then_some(kept + 1)
-        });
+        let kept = self
+            .kept
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kept| (kept < self.max_kept).then_some(kept + 1));
         kept.is_ok()
     }
 
@@ -580,10 +540,7 @@ fn set_directory_mode(directory: impl AsFd, mode: u32) -> Result<(), Errno> {
 /// Raises the soft limit of open files to the hard one, as far as that goes; says what it is then.
 fn raise_open_file_limit() -> usize {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let current = match rustix::process::setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         // The old limit will do: what does not fit is closed and opened again.
@@ -638,13 +595,8 @@ mod tests {
     fn directories_get_their_attributes_at_the_end_whatever_comes_into_them() {
         let mut scene = Scene::new(ALWAYS);
         let time = |secs| Timestamp { secs, nanos: 5 };
-        let directory = |path: &str, mode, secs| {
-            Arc::new(Entry {
-                mode,
-                mtime: time(secs),
-                ..entry(path, EntryType::Directory)
-            })
-        };
+        let directory =
+            |path: &str, mode, secs| Arc::new(Entry { mode, mtime: time(secs), ..entry(path, EntryType::Directory) });
         scene.destination.make_directory(directory("", 0o751, -7));
         scene.destination.make_directory(directory("a", 0o555, 1));
         scene.destination.make_directory(directory("a/b", 0o3777, 2));
@@ -655,11 +607,7 @@ mod tests {
         scene.destination.finish();
         for (path, expected, secs) in [("", 0o751, -7), ("a", 0o555, 1), ("a/b", 0o3777, 2)] {
             let stat = std::fs::metadata(scene.at(path)).unwrap();
-            assert_eq!(
-                (stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec()),
-                (expected, secs, 5),
-                "{path}"
-            );
+            assert_eq!((stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec()), (expected, secs, 5), "{path}");
         }
         assert_eq!((scene.sink.total(), scene.sink.all_restored()), (5, true));
     }
@@ -674,27 +622,15 @@ mod tests {
                 std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o711)).unwrap();
             });
             for path in ["", "d", "d/new"] {
-                let directory = Entry {
-                    mode: 0o750,
-                    ..entry(path, EntryType::Directory)
-                };
+                let directory = Entry { mode: 0o750, ..entry(path, EntryType::Directory) };
                 scene.destination.make_directory(Arc::new(directory));
             }
             scene.file("d/f", b"x");
             scene.destination.finish();
-            assert_eq!(
-                (mode(scene.at("")), mode(scene.at("d")), mode(scene.at("d/new"))),
-                (expected, expected, 0o750)
-            );
+            assert_eq!((mode(scene.at("")), mode(scene.at("d")), mode(scene.at("d/new"))), (expected, expected, 0o750));
             let told = if policy == ALWAYS { "restored" } else { "skipped" };
-            assert_eq!(
-                (scene.sink.of(""), scene.sink.of("d")),
-                (told.to_owned(), told.to_owned())
-            );
-            assert_eq!(
-                (scene.sink.of("d/new").as_str(), scene.sink.of("d/f").as_str()),
-                ("restored", "restored")
-            );
+            assert_eq!((scene.sink.of(""), scene.sink.of("d")), (told.to_owned(), told.to_owned()));
+            assert_eq!((scene.sink.of("d/new").as_str(), scene.sink.of("d/f").as_str()), ("restored", "restored"));
             assert_eq!(scene.names("d"), [&b"f"[..], b"new", b"theirs"]);
         }
     }
@@ -720,10 +656,7 @@ mod tests {
                 if policy == ALWAYS {
                     assert_eq!((directory.as_str(), file.as_str()), ("restored", "restored"));
                 } else {
-                    assert!(
-                        directory.starts_with("cannot create directory: File exists"),
-                        "{directory}"
-                    );
+                    assert!(directory.starts_with("cannot create directory: File exists"), "{directory}");
                     assert!(file.starts_with("cannot create"), "{file}");
                 }
             }
@@ -765,17 +698,11 @@ mod tests {
             std::fs::create_dir_all(root.join("d")).unwrap();
             std::fs::set_permissions(root.join("d"), std::fs::Permissions::from_mode(0o111)).unwrap();
             let mut scene = Scene::open(outer, root, RestorePolicy::default());
-            let directory = Entry {
-                mode: 0o311,
-                ..entry("d", EntryType::Directory)
-            };
+            let directory = Entry { mode: 0o311, ..entry("d", EntryType::Directory) };
             scene.destination.make_directory(Arc::new(directory));
             scene.file("d/f", b"x");
             scene.destination.finish();
-            assert_eq!(
-                (scene.sink.of("d").as_str(), scene.sink.of("d/f").as_str()),
-                ("restored", "restored")
-            );
+            assert_eq!((scene.sink.of("d").as_str(), scene.sink.of("d/f").as_str()), ("restored", "restored"));
             assert_eq!(mode(scene.at("d")), 0o311);
             scene
         });
@@ -784,41 +711,25 @@ mod tests {
     #[test]
     fn running_out_of_descriptors_gives_back_those_that_are_kept() {
         let mut scene = Scene::new(ALWAYS);
-        let file = Arc::new(RestoreFile::new(
-            Arc::new(Entry {
-                size: 2,
-                ..entry("large", EntryType::File)
-            }),
-            2,
-        ));
-        scene
-            .writer
-            .write(b"a", &[super::super::fixture::piece(&file, 0, 1, 0)]);
+        let file = Arc::new(RestoreFile::new(Arc::new(Entry { size: 2, ..entry("large", EntryType::File) }), 2));
+        scene.writer.write(b"a", &[super::super::fixture::piece(&file, 0, 1, 0)]);
         assert_eq!(scene.destination.kept.load(Ordering::Relaxed), 1);
         let mut cache = scene.destination.new_cache();
         let path = EntryPath::parse(b"f").unwrap();
         let mut calls = 0;
         let result = scene.destination.in_parent(&mut cache, &path, FileOp::Create, |_, _| {
             calls += 1;
-            if calls == 1 {
-                Err(RestoreError::io(FileOp::Create, Errno::MFILE))
-            } else {
-                Ok(())
-            }
+            if calls == 1 { Err(RestoreError::io(FileOp::Create, Errno::MFILE)) } else { Ok(()) }
         });
         assert!(result.is_ok() && calls == 2);
         assert_eq!(scene.destination.kept.load(Ordering::Relaxed), 0);
-        scene
-            .writer
-            .write(b"b", &[super::super::fixture::piece(&file, 0, 1, 1)]);
+        scene.writer.write(b"b", &[super::super::fixture::piece(&file, 0, 1, 1)]);
         assert_eq!(std::fs::read_to_string(scene.at("large")).unwrap(), "ab");
         let mut calls = 0;
-        let result = scene
-            .destination
-            .in_parent(&mut cache, &path, FileOp::Create, |_, _| -> Result<(), _> {
-                calls += 1;
-                Err(RestoreError::io(FileOp::Create, Errno::MFILE))
-            });
+        let result = scene.destination.in_parent(&mut cache, &path, FileOp::Create, |_, _| -> Result<(), _> {
+            calls += 1;
+            Err(RestoreError::io(FileOp::Create, Errno::MFILE))
+        });
         assert!(result.is_err() && calls == ATTEMPTS);
     }
 }

@@ -32,10 +32,7 @@ impl Sink {
 
     /// How often anything was told of `path`, and how often in all.
     pub(super) fn count(&self, path: &str) -> usize {
-        lock(&self.told)
-            .iter()
-            .filter(|(known, _)| known == path.as_bytes())
-            .count()
+        lock(&self.told).iter().filter(|(known, _)| known == path.as_bytes()).count()
     }
 
     pub(super) fn total(&self) -> usize {
@@ -49,18 +46,11 @@ impl Sink {
     /// The one thing that was told of `path`: "restored", "skipped", or why it failed.
     pub(super) fn of(&self, path: impl AsRef<[u8]>) -> String {
         let told = lock(&self.told);
-        let mut found = told
-            .iter()
-            .filter(|(known, _)| known == path.as_ref())
-            .map(|(_, told)| told);
+        let mut found = told.iter().filter(|(known, _)| known == path.as_ref()).map(|(_, told)| told);
         let Some(one) = found.next() else {
             return "nothing".to_owned();
         };
-        assert!(
-            found.next().is_none(),
-            "told twice of {:?}",
-            String::from_utf8_lossy(path.as_ref())
-        );
+        assert!(found.next().is_none(), "told twice of {:?}", String::from_utf8_lossy(path.as_ref()));
         match one {
             Told::Restored => "restored".to_owned(),
             Told::Skipped => "skipped".to_owned(),
@@ -109,10 +99,7 @@ impl Scene {
 
     /// `prepare` gets the destination, which is there already, before it is opened.
     pub(super) fn prepared(overwrite: OverwritePolicy, prepare: impl FnOnce(&Path)) -> Self {
-        let policy = RestorePolicy {
-            overwrite,
-            ..RestorePolicy::default()
-        };
+        let policy = RestorePolicy { overwrite, ..RestorePolicy::default() };
         let outer = tempfile::tempdir().unwrap();
         let root = outer.path().join("to");
         std::fs::create_dir(&root).unwrap();
@@ -124,13 +111,7 @@ impl Scene {
         let sink = Arc::new(Sink::default());
         let destination = Arc::new(Destination::open(&root, policy, Arc::clone(&sink) as _).unwrap());
         let writer = FileWriter::new(Arc::clone(&destination));
-        Self {
-            outer,
-            root,
-            sink,
-            destination,
-            writer,
-        }
+        Self { outer, root, sink, destination, writer }
     }
 
     pub(super) fn at(&self, path: &str) -> PathBuf {
@@ -138,8 +119,7 @@ impl Scene {
     }
 
     pub(super) fn directory(&self, path: &str) {
-        self.destination
-            .make_directory(Arc::new(entry(path, EntryType::Directory)));
+        self.destination.make_directory(Arc::new(entry(path, EntryType::Directory)));
     }
 
     /// Restores a whole file of one piece.
@@ -159,9 +139,7 @@ impl Scene {
     /// The names in a directory of the destination, sorted.
     pub(super) fn names(&self, path: &str) -> Vec<Vec<u8>> {
         let entries = std::fs::read_dir(self.at(path)).unwrap();
-        let mut names: Vec<Vec<u8>> = entries
-            .map(|entry| entry.unwrap().file_name().as_bytes().to_vec())
-            .collect();
+        let mut names: Vec<Vec<u8>> = entries.map(|entry| entry.unwrap().file_name().as_bytes().to_vec()).collect();
         names.sort();
         names
     }
@@ -169,12 +147,7 @@ impl Scene {
 
 pub(super) fn piece(file: &Arc<RestoreFile>, at: usize, len: usize, file_offset: u64) -> Piece {
     let (at, len) = (u32::try_from(at).unwrap(), u32::try_from(len).unwrap());
-    Piece {
-        file: Arc::clone(file),
-        at,
-        len,
-        file_offset,
-    }
+    Piece { file: Arc::clone(file), at, len, file_offset }
 }
 
 /// An entry of whoever runs the test.
@@ -183,20 +156,9 @@ pub(super) fn entry(path: impl AsRef<[u8]>, entry_type: EntryType) -> Entry {
     Entry {
         path: EntryPath::parse(path.as_ref()).unwrap(),
         entry_type,
-        mode: if entry_type == EntryType::Directory {
-            0o755
-        } else {
-            0o644
-        },
-        owner: Owner {
-            uid,
-            gid,
-            ..Owner::default()
-        },
-        mtime: Timestamp {
-            secs: 1_600_000_000,
-            nanos: 123_456_789,
-        },
+        mode: if entry_type == EntryType::Directory { 0o755 } else { 0o644 },
+        owner: Owner { uid, gid, ..Owner::default() },
+        mtime: Timestamp { secs: 1_600_000_000, nanos: 123_456_789 },
         ctime: Timestamp { secs: 0, nanos: 0 },
         dev: 0,
         ino: 0,
@@ -217,30 +179,17 @@ pub(super) fn sized(mut entry: Entry, len: usize) -> Entry {
     if len > 0 {
         let record_len = u32::try_from(len).unwrap();
         let (segment, len) = (SegmentIndex(0), len as u64);
-        entry.extents = vec![Extent::Data {
-            segment,
-            first: 7,
-            count: 1,
-            record_len,
-            offset: 0,
-            len,
-        }];
+        entry.extents = vec![Extent::Data { segment, first: 7, count: 1, record_len, offset: 0, len }];
     }
     entry
 }
 
 pub(super) fn symlink(path: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {
-    Entry {
-        target: target.as_ref().to_vec(),
-        ..entry(path, EntryType::Symlink)
-    }
+    Entry { target: target.as_ref().to_vec(), ..entry(path, EntryType::Symlink) }
 }
 
 pub(super) fn linked(mut entry: Entry, number: u64) -> Entry {
-    entry.link = Some(LinkGroup {
-        segment: SegmentIndex(0),
-        number,
-    });
+    entry.link = Some(LinkGroup { segment: SegmentIndex(0), number });
     entry
 }
 

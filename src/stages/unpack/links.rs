@@ -64,11 +64,7 @@ impl Links {
                 LinkRole::Later
             }
             None => {
-                families.push(Family {
-                    first: entry,
-                    fate: Fate::Unknown,
-                    later: Vec::new(),
-                });
+                families.push(Family { first: entry, fate: Fate::Unknown, later: Vec::new() });
                 LinkRole::First
             }
         }
@@ -78,9 +74,7 @@ impl Links {
     pub(super) fn learn(&self, entry: &Entry, outcome: &Result<Outcome, RestoreError>) {
         let Some(group) = entry.link else { return };
         let mut families = lock(&self.families);
-        let family = families
-            .get_mut(&group)
-            .and_then(|all| all.iter_mut().find(|one| one.first.path == entry.path));
+        let family = families.get_mut(&group).and_then(|all| all.iter_mut().find(|one| one.first.path == entry.path));
         if let Some(family) = family {
             family.fate = match outcome {
                 Ok(Outcome::Restored { id: Some(id), .. }) => Fate::Restored(*id),
@@ -98,11 +92,8 @@ impl Links {
         let mut families: Vec<Family> = families.into_values().flatten().collect();
         // Neighbours in the tree one after another: their directories are open then.
         families.sort_by(|left, right| left.first.path.cmp(&right.first.path));
-        let mut linker = Linker {
-            destination,
-            first_cache: destination.new_cache(),
-            later_cache: destination.new_cache(),
-        };
+        let mut linker =
+            Linker { destination, first_cache: destination.new_cache(), later_cache: destination.new_cache() };
         for family in families {
             linker.make_family(family);
         }
@@ -157,11 +148,7 @@ impl Linker<'_> {
     }
 
     fn link(&mut self, first: &Entry, id: FileId, later: &Entry) -> Result<Outcome, RestoreError> {
-        let Self {
-            destination,
-            first_cache,
-            later_cache,
-        } = self;
+        let Self { destination, first_cache, later_cache } = self;
         destination.in_parent(first_cache, &first.path, FileOp::Link, |from, first_leaf| {
             destination.in_parent(later_cache, &later.path, FileOp::Link, |to, later_leaf| {
                 link_in(destination, from.fd(), first_leaf, id, to.fd(), later_leaf)
@@ -171,11 +158,7 @@ impl Linker<'_> {
 
     /// The content is read from the first name: the records that held it are long gone.
     fn copy(&mut self, first: &Entry, id: FileId, later: &Entry) -> Result<Outcome, RestoreError> {
-        let Self {
-            destination,
-            first_cache,
-            later_cache,
-        } = self;
+        let Self { destination, first_cache, later_cache } = self;
         if later.entry_type != EntryType::File {
             return destination.restore_without_data(later_cache, later);
         }
@@ -223,10 +206,7 @@ fn link_in(
         remove(to, name.bytes(later_leaf), &Name::Final, id);
     }
     taken?;
-    Ok(Outcome::Restored {
-        id: Some(id),
-        lacking: None,
-    })
+    Ok(Outcome::Restored { id: Some(id), lacking: None })
 }
 
 /// Opens a file that this run wrote, if the name still is that file.
@@ -393,9 +373,7 @@ mod tests {
         restore(&mut scene, name_of_one("b"), b"data");
         let lost = linked(sized(entry("lost", EntryType::File), 4), 9);
         scene.destination.link_plan(Arc::new(lost.clone()));
-        scene
-            .destination
-            .link_plan(Arc::new(linked(sized(entry("lost too", EntryType::File), 4), 9)));
+        scene.destination.link_plan(Arc::new(linked(sized(entry("lost too", EntryType::File), 4), 9)));
         let file = Arc::new(RestoreFile::new(Arc::new(lost), 1));
         scene.writer.lose(&[piece(&file, 0, 4, 0)], &Malformation::Compression);
         scene.destination.finish();
@@ -431,15 +409,9 @@ mod tests {
             scene.destination.finish();
             assert_eq!(inode(&scene, "c"), inode(&scene, "e"));
             let taken = if policy == ALWAYS { "restored" } else { "skipped" };
-            assert_eq!(
-                (scene.sink.of("a").as_str(), scene.sink.of("b").as_str()),
-                (taken, taken)
-            );
+            assert_eq!((scene.sink.of("a").as_str(), scene.sink.of("b").as_str()), (taken, taken));
             assert_eq!(inode(&scene, "b") == inode(&scene, "c"), policy == ALWAYS);
-            assert_eq!(
-                (scene.sink.of("c").as_str(), scene.sink.of("e").as_str()),
-                ("restored", "restored")
-            );
+            assert_eq!((scene.sink.of("c").as_str(), scene.sink.of("e").as_str()), ("restored", "restored"));
             assert!(scene.at("d").is_dir());
             assert_eq!(scene.sink.of("d").contains("Is a directory"), policy == ALWAYS);
             assert_eq!(scene.names(".").len(), 5, "temporary names are left");
@@ -462,10 +434,7 @@ mod tests {
     fn where_no_link_can_be_made_the_content_is_copied_with_its_holes() {
         const MIB: u64 = 1 << 20;
         let mut scene = Scene::new(ALWAYS);
-        let sparse = |path: &str| Entry {
-            size: 8 * MIB,
-            ..name_of_one(path)
-        };
+        let sparse = |path: &str| Entry { size: 8 * MIB, ..name_of_one(path) };
         let file = Arc::new(RestoreFile::new(Arc::new(sparse("a")), 1));
         scene.destination.link_plan(Arc::new(sparse("a")));
         scene.writer.write(b"data", &[piece(&file, 0, 4, 4 * MIB)]);
@@ -476,16 +445,9 @@ mod tests {
             later_cache: scene.destination.new_cache(),
         };
         let copied = linker.copy(&sparse("a"), id, &sparse("b"));
-        assert!(
-            matches!(copied, Ok(Outcome::Restored { id: Some(copy), lacking: None }) if copy != id),
-            "{copied:?}"
-        );
+        assert!(matches!(copied, Ok(Outcome::Restored { id: Some(copy), lacking: None }) if copy != id), "{copied:?}");
         let stat = std::fs::metadata(scene.at("b")).unwrap();
-        assert!(
-            stat.len() == 8 * MIB && stat.blocks() * 512 < MIB,
-            "{} blocks",
-            stat.blocks()
-        );
+        assert!(stat.len() == 8 * MIB && stat.blocks() * 512 < MIB, "{} blocks", stat.blocks());
         let content = std::fs::read_to_string(scene.at("b")).unwrap();
         assert_eq!(content.trim_matches('\0'), "data");
         assert_eq!(content.find('d'), Some(4 << 20));

@@ -134,38 +134,21 @@ pub(super) fn restore_file(
     // A file whose owner will be right at once may have its mode at once: two system calls less. Never so with setuid
     // bits, nor where an ACL is to come that takes back what the mode grants.
     let mode = attributes.mode(entry);
-    let owner_comes_right = directory
-        .gives
-        .is_some_and(|given| attributes.owner(entry, given) == given);
+    let owner_comes_right = directory.gives.is_some_and(|given| attributes.owner(entry, given) == given);
     let at_once =
         owner_comes_right && mode & !0o777 == 0 && entry.xattrs.is_empty() && directory.keeps_mode(mode) != Some(false);
     let mode = if at_once { mode } else { PRIVATE };
     let op = FileOp::Create;
-    let Some((file, name)) = place(directory.fd(), leaf, overwrite, op, |name| {
-        create_exclusive(directory.fd(), name, mode)
-    })?
+    let Some((file, name)) =
+        place(directory.fd(), leaf, overwrite, op, |name| create_exclusive(directory.fd(), name, mode))?
     else {
         return Ok(Outcome::Skipped);
     };
-    match complete(
-        attributes,
-        directory,
-        leaf,
-        entry,
-        NewFile {
-            file: file.as_fd(),
-            name,
-            mode,
-        },
-        fill,
-    ) {
+    match complete(attributes, directory, leaf, entry, NewFile { file: file.as_fd(), name, mode }, fill) {
         Ok((id, lacking)) => {
             // Some file systems tell of a failed write only here.
             let closed = close(file);
-            Ok(Outcome::Restored {
-                id,
-                lacking: lacking.or(closed.err()),
-            })
+            Ok(Outcome::Restored { id, lacking: lacking.or(closed.err()) })
         }
         Err(error) => {
             remove_open(directory.fd(), leaf, &name, file.as_fd());
@@ -194,9 +177,7 @@ fn complete(
 ) -> Result<(Option<FileId>, Option<RestoreError>), RestoreError> {
     let NewFile { file, name, mode } = new;
     // Files made alike in one directory come out alike, so that only the first has to be looked at.
-    let alike = directory
-        .gives
-        .filter(|_| directory.keeps_mode(mode).is_some() && entry.link.is_none());
+    let alike = directory.gives.filter(|_| directory.keeps_mode(mode).is_some() && entry.link.is_none());
     let (ids, id) = match alike {
         Some(ids) => (ids, None),
         None => {
@@ -209,10 +190,7 @@ fn complete(
     if reached < entry.size {
         set_len(file, entry.size)?;
     }
-    let present = Present {
-        ids,
-        mode: (directory.keeps_mode(mode) == Some(true)).then_some(mode),
-    };
+    let present = Present { ids, mode: (directory.keeps_mode(mode) == Some(true)).then_some(mode) };
     let lacking = attributes.apply(Handle::Open(file), entry, present);
     take_place(directory.fd(), leaf, &name)?;
     Ok((id, lacking))
@@ -230,10 +208,7 @@ pub(super) fn close(file: OwnedFd) -> Result<(), RestoreError> {
     match nix::unistd::close(file) {
         // Interrupted, it is closed nevertheless (on Linux).
         Ok(()) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(error) => Err(RestoreError::Io {
-            op: FileOp::Write,
-            source: io::Error::from(error),
-        }),
+        Err(error) => Err(RestoreError::Io { op: FileOp::Write, source: io::Error::from(error) }),
     }
 }
 
@@ -271,12 +246,10 @@ pub(super) fn restore_node(
     let fd = directory.fd();
     let node = |name: &[u8], file_type| rustix::fs::mknodat(fd, name, file_type, private, entry.rdev);
     let placed = match entry.entry_type {
-        EntryType::Symlink => place(fd, leaf, overwrite, op, |name| {
-            rustix::fs::symlinkat(&entry.target[..], fd, name)
-        }),
-        EntryType::Fifo => place(fd, leaf, overwrite, op, |name| {
-            rustix::fs::mknodat(fd, name, FileType::Fifo, private, 0)
-        }),
+        EntryType::Symlink => place(fd, leaf, overwrite, op, |name| rustix::fs::symlinkat(&entry.target[..], fd, name)),
+        EntryType::Fifo => {
+            place(fd, leaf, overwrite, op, |name| rustix::fs::mknodat(fd, name, FileType::Fifo, private, 0))
+        }
         EntryType::CharDevice => place(fd, leaf, overwrite, op, |name| node(name, FileType::CharacterDevice)),
         EntryType::BlockDevice => place(fd, leaf, overwrite, op, |name| node(name, FileType::BlockDevice)),
         EntryType::File | EntryType::Directory => Err(RestoreError::Unsupported("not a symlink, FIFO or device")),
@@ -300,19 +273,13 @@ pub(super) fn restore_node(
             return Err(RestoreError::io(op, error));
         }
     };
-    let present = Present {
-        ids: made.ids,
-        mode: None,
-    };
+    let present = Present { ids: made.ids, mode: None };
     let lacking = attributes.apply(Handle::Path(made.fd.as_fd()), entry, present);
     if let Err(error) = take_place(fd, leaf, &name) {
         remove(fd, leaf, &name, made.id);
         return Err(error);
     }
-    Ok(Outcome::Restored {
-        id: entry.link.is_some().then_some(made.id),
-        lacking,
-    })
+    Ok(Outcome::Restored { id: entry.link.is_some().then_some(made.id), lacking })
 }
 
 struct Node {
@@ -327,13 +294,7 @@ struct Node {
 fn open_node(directory: BorrowedFd<'_>, name: &[u8], entry_type: EntryType) -> Result<Node, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = retry(|| rustix::fs::openat(directory, name, flags, Mode::empty()))?;
-    let Seen {
-        id,
-        ids,
-        file_type: found,
-        links,
-        ..
-    } = look(&fd)?;
+    let Seen { id, ids, file_type: found, links, .. } = look(&fd)?;
     let is_of_type = match entry_type {
         EntryType::Symlink => found == FileType::Symlink,
         EntryType::Fifo => found == FileType::Fifo,

@@ -189,21 +189,14 @@ impl FileWriter {
         let Self { destination, cache } = self;
         let overwrite = destination.policy.overwrite;
         let outcome = destination.in_parent(cache, &file.entry.path, FileOp::Create, |directory, leaf| {
-            restore_file(
-                &destination.attributes,
-                overwrite,
-                directory,
-                leaf,
-                &file.entry,
-                &mut |target| {
-                    let mut reached = 0;
-                    for &(bytes, offset) in slices {
-                        write_all_at(target, bytes, offset)?;
-                        reached = reached.max(offset + bytes.len() as u64);
-                    }
-                    Ok(reached)
-                },
-            )
+            restore_file(&destination.attributes, overwrite, directory, leaf, &file.entry, &mut |target| {
+                let mut reached = 0;
+                for &(bytes, offset) in slices {
+                    write_all_at(target, bytes, offset)?;
+                    reached = reached.max(offset + bytes.len() as u64);
+                }
+                Ok(reached)
+            })
         });
         destination.settle(&file.entry, outcome);
     }
@@ -221,9 +214,7 @@ impl FileWriter {
         let count = u32::try_from(slices.len()).unwrap_or(u32::MAX);
         let subtract = |remaining: u32| Some(remaining.saturating_sub(count));
         // Release what was reached to the worker that finds none remaining.
-        let before = file
-            .remaining
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, subtract);
+        let before = file.remaining.fetch_update(Ordering::AcqRel, Ordering::Acquire, subtract);
         if before.is_ok_and(|before| before > 0 && before <= count) {
             self.complete(file);
         }
@@ -319,33 +310,23 @@ impl FileWriter {
             set_len(opened.as_fd(), entry.size)?;
         }
         let seen = look(&*opened).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
-        let present = Present {
-            ids: seen.ids,
-            mode: None,
-        };
+        let present = Present { ids: seen.ids, mode: None };
         let Self { destination, cache } = self;
-        let lacking = destination
-            .attributes
-            .apply(Handle::Open(opened.as_fd()), entry, present);
+        let lacking = destination.attributes.apply(Handle::Open(opened.as_fd()), entry, present);
         // Before it takes the place of another file: some file systems tell of a failed write only here.
         Arc::into_inner(opened).map_or(Ok(()), close)?;
         destination.in_parent(cache, &entry.path, FileOp::Rename, |directory, leaf| {
             take_place(directory.fd(), leaf, &begun.name)
         })?;
-        Ok(Outcome::Restored {
-            id: entry.link.map(|_| begun.id),
-            lacking,
-        })
+        Ok(Outcome::Restored { id: entry.link.map(|_| begun.id), lacking })
     }
 }
 
 /// Opens a file for writing that was begun, and whose descriptor was not kept.
 fn reopen(cache: &mut DirectoryCache, begun: &Begun) -> Result<OwnedFd, RestoreError> {
-    begun
-        .destination
-        .in_parent(cache, &begun.entry.path, FileOp::Open, |directory, leaf| {
-            open_again(directory, begun.name.bytes(leaf), begun.id, OFlags::WRONLY)
-        })
+    begun.destination.in_parent(cache, &begun.entry.path, FileOp::Open, |directory, leaf| {
+        open_again(directory, begun.name.bytes(leaf), begun.id, OFlags::WRONLY)
+    })
 }
 
 /// The bytes of pieces, each with its place in the file.
@@ -356,22 +337,14 @@ fn slices<'a>(plain: &'a [u8], pieces: &[Piece], size: u64) -> Result<Vec<(&'a [
         let end = piece.file_offset.checked_add(u64::from(piece.len))?;
         (end <= size).then_some((bytes, piece.file_offset))
     };
-    let damaged = || {
-        RestoreError::Damaged(Malformation::Field {
-            structure: "entry",
-            field: "extents",
-        })
-    };
+    let damaged = || RestoreError::Damaged(Malformation::Field { structure: "entry", field: "extents" });
     pieces.iter().map(|piece| slice(piece).ok_or_else(damaged)).collect()
 }
 
 impl Kept {
     /// `None` where as many are kept as may be: the file is then opened again for each record.
     fn of(destination: &Arc<Destination>, file: &Arc<OwnedFd>) -> Option<Self> {
-        destination.keep().then(|| Self {
-            file: Arc::clone(file),
-            destination: Arc::clone(destination),
-        })
+        destination.keep().then(|| Self { file: Arc::clone(file), destination: Arc::clone(destination) })
     }
 }
 
@@ -387,18 +360,14 @@ impl Drop for Begun {
         if !self.complete {
             // Closed first, so that there is a descriptor to reach the directory with.
             self.kept = None;
-            self.destination
-                .remove_incomplete(&self.entry.path, &self.name, self.id);
+            self.destination.remove_incomplete(&self.entry.path, &self.name, self.id);
         }
     }
 }
 
 impl std::fmt::Debug for Begun {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Begun")
-            .field("name", &self.name)
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Begun").field("name", &self.name).field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -425,10 +394,7 @@ mod tests {
     /// A file of `content` cut into `pieces` records of equal length (but the last).
     fn in_pieces(path: &str, content: &[u8], pieces: usize) -> (Arc<RestoreFile>, Vec<(Vec<u8>, Piece)>) {
         let count = u32::try_from(pieces).unwrap();
-        let file = Arc::new(RestoreFile::new(
-            Arc::new(sized(entry(path, EntryType::File), content.len())),
-            count,
-        ));
+        let file = Arc::new(RestoreFile::new(Arc::new(sized(entry(path, EntryType::File), content.len())), count));
         let len = content.len().div_ceil(pieces);
         let records = content.chunks(len).enumerate().map(|(index, chunk)| {
             // A record holds other things before the piece.
@@ -447,39 +413,20 @@ mod tests {
         scene.file("d/file", b"content");
         scene.create(entry("d/empty", EntryType::File));
         scene.create(symlink("d/link", b"/no/such/../target\xFF"));
-        scene.create(Entry {
-            mode: 0o620,
-            ..entry("d/fifo", EntryType::Fifo)
-        });
-        scene.create(Entry {
-            rdev: rustix::fs::makedev(1, 3),
-            ..entry("d/null", EntryType::CharDevice)
-        });
-        scene.create(Entry {
-            rdev: rustix::fs::makedev(7, 9),
-            ..entry("d/loop", EntryType::BlockDevice)
-        });
+        scene.create(Entry { mode: 0o620, ..entry("d/fifo", EntryType::Fifo) });
+        scene.create(Entry { rdev: rustix::fs::makedev(1, 3), ..entry("d/null", EntryType::CharDevice) });
+        scene.create(Entry { rdev: rustix::fs::makedev(7, 9), ..entry("d/loop", EntryType::BlockDevice) });
         scene.destination.finish();
         let stat = |path| std::fs::symlink_metadata(scene.at(path)).unwrap();
         assert_eq!(read(scene.at("d/file")), b"content");
         assert_eq!(stat("d/empty").len(), 0);
-        assert_eq!(
-            std::fs::read_link(scene.at("d/link")).unwrap().as_os_str().as_bytes(),
-            b"/no/such/../target\xFF"
-        );
+        assert_eq!(std::fs::read_link(scene.at("d/link")).unwrap().as_os_str().as_bytes(), b"/no/such/../target\xFF");
         assert!(stat("d/fifo").file_type().is_fifo() && stat("d/fifo").mode() & 0o7777 == 0o620);
         for path in ["d", "d/file", "d/empty", "d/link", "d/fifo"] {
             assert_eq!(scene.sink.of(path), "restored");
-            assert_eq!(
-                (stat(path).mtime(), stat(path).mtime_nsec()),
-                (1_600_000_000, 123_456_789),
-                "{path}"
-            );
+            assert_eq!((stat(path).mtime(), stat(path).mtime_nsec()), (1_600_000_000, 123_456_789), "{path}");
         }
-        assert_eq!(
-            (stat("d").mode() & 0o7777, stat("d/file").mode() & 0o7777),
-            (0o755, 0o644)
-        );
+        assert_eq!((stat("d").mode() & 0o7777, stat("d/file").mode() & 0o7777), (0o755, 0o644));
         if is_root() {
             assert!(stat("d/null").file_type().is_char_device() && stat("d/null").rdev() == rustix::fs::makedev(1, 3));
             assert!(stat("d/loop").file_type().is_block_device());
@@ -491,17 +438,9 @@ mod tests {
     #[test]
     fn modes_are_as_stored_whatever_they_are_and_in_whatever_order() {
         let mut scene = Scene::new(ALWAYS);
-        let modes = [
-            0o644, 0o600, 0o666, 0o777, 0o4755, 0o644, 0o666, 0o2711, 0o000, 0o1644, 0o444, 0o6777, 0o222,
-        ];
+        let modes = [0o644, 0o600, 0o666, 0o777, 0o4755, 0o644, 0o666, 0o2711, 0o000, 0o1644, 0o444, 0o6777, 0o222];
         for (index, mode) in modes.into_iter().enumerate() {
-            scene.file_of(
-                Entry {
-                    mode,
-                    ..sized(entry(format!("f{index}"), EntryType::File), 1)
-                },
-                b"x",
-            );
+            scene.file_of(Entry { mode, ..sized(entry(format!("f{index}"), EntryType::File), 1) }, b"x");
         }
         for (index, mode) in modes.into_iter().enumerate() {
             let stat = std::fs::metadata(scene.at(&format!("f{index}"))).unwrap();
@@ -513,24 +452,11 @@ mod tests {
     #[test]
     fn times_before_1970_and_far_from_now_come_back_to_the_nanosecond() {
         let mut scene = Scene::new(ALWAYS);
-        for (name, secs, nanos) in [
-            ("a", -1, 999_999_999),
-            ("b", -2_000_000_000, 1),
-            ("c", 4_000_000_000, 5),
-        ] {
+        for (name, secs, nanos) in [("a", -1, 999_999_999), ("b", -2_000_000_000, 1), ("c", 4_000_000_000, 5)] {
             let mtime = Timestamp { secs, nanos };
-            scene.file_of(
-                Entry {
-                    mtime,
-                    ..sized(entry(name, EntryType::File), 1)
-                },
-                b"x",
-            );
+            scene.file_of(Entry { mtime, ..sized(entry(name, EntryType::File), 1) }, b"x");
             let link = format!("{name}-link");
-            scene.create(Entry {
-                mtime,
-                ..symlink(&link, "x")
-            });
+            scene.create(Entry { mtime, ..symlink(&link, "x") });
             for path in [name, &link] {
                 let stat = std::fs::symlink_metadata(scene.at(path)).unwrap();
                 assert_eq!((stat.mtime(), stat.mtime_nsec()), (secs, i64::from(nanos)), "{path}");
@@ -544,27 +470,11 @@ mod tests {
             return;
         }
         let mut scene = Scene::new(ALWAYS);
-        let owner = Owner {
-            uid: 12_345,
-            gid: 23_456,
-            ..Owner::default()
-        };
-        let of = |entry: Entry| Entry {
-            owner: owner.clone(),
-            ..entry
-        };
-        scene.destination.make_directory(Arc::new(of(Entry {
-            mode: 0o2750,
-            ..entry("d", EntryType::Directory)
-        })));
+        let owner = Owner { uid: 12_345, gid: 23_456, ..Owner::default() };
+        let of = |entry: Entry| Entry { owner: owner.clone(), ..entry };
+        scene.destination.make_directory(Arc::new(of(Entry { mode: 0o2750, ..entry("d", EntryType::Directory) })));
         for name in ["d/a", "d/b"] {
-            scene.file_of(
-                of(Entry {
-                    mode: 0o6755,
-                    ..sized(entry(name, EntryType::File), 1)
-                }),
-                b"x",
-            );
+            scene.file_of(of(Entry { mode: 0o6755, ..sized(entry(name, EntryType::File), 1) }), b"x");
         }
         scene.create(of(symlink("d/link", "a")));
         scene.create(of(entry("d/fifo", EntryType::Fifo)));
@@ -590,10 +500,7 @@ mod tests {
         });
         for name in ["d/a", "d/b", "d/c"] {
             scene.file(name, b"x");
-            assert_eq!(
-                std::fs::metadata(scene.at(name)).unwrap().gid(),
-                rustix::process::getegid().as_raw()
-            );
+            assert_eq!(std::fs::metadata(scene.at(name)).unwrap().gid(), rustix::process::getegid().as_raw());
         }
     }
 
@@ -607,37 +514,17 @@ mod tests {
         let _removed_by_root = as_nobody(move || {
             let root = outer.path().join("to");
             let mut scene = Scene::open(outer, root, RestorePolicy::default());
-            let owner = Owner {
-                uid: 0,
-                gid: 0,
-                ..Owner::default()
-            };
+            let owner = Owner { uid: 0, gid: 0, ..Owner::default() };
             for name in ["a", "b", "c"] {
-                let file = Entry {
-                    owner: owner.clone(),
-                    mode: 0o6755,
-                    ..sized(entry(name, EntryType::File), 1)
-                };
+                let file = Entry { owner: owner.clone(), mode: 0o6755, ..sized(entry(name, EntryType::File), 1) };
                 scene.file_of(file, b"x");
             }
-            let own = Entry {
-                mode: 0o4755,
-                ..sized(entry("own", EntryType::File), 1)
-            };
+            let own = Entry { mode: 0o4755, ..sized(entry("own", EntryType::File), 1) };
             scene.file_of(own, b"x");
-            let capability = Xattr {
-                name: b"trusted.flint".to_vec(),
-                value: vec![1],
-            };
-            let caps = Entry {
-                xattrs: vec![capability],
-                ..sized(entry("caps", EntryType::File), 1)
-            };
+            let capability = Xattr { name: b"trusted.flint".to_vec(), value: vec![1] };
+            let caps = Entry { xattrs: vec![capability], ..sized(entry("caps", EntryType::File), 1) };
             scene.file_of(caps, b"x");
-            scene.create(Entry {
-                rdev: 259,
-                ..entry("dev", EntryType::CharDevice)
-            });
+            scene.create(Entry { rdev: 259, ..entry("dev", EntryType::CharDevice) });
             scene.destination.finish();
             assert_eq!(std::fs::metadata(scene.at("c")).unwrap().mode() & 0o7777, 0o755);
             assert_eq!(std::fs::metadata(scene.at("own")).unwrap().mode() & 0o7777, 0o4755);
@@ -647,12 +534,7 @@ mod tests {
             assert_eq!(notes.len(), 2, "{notes:?}");
             let owner = "owner of 3 entries could not be restored: not permitted".to_owned();
             assert!(notes.contains(&(b"a".to_vec(), owner)), "{notes:?}");
-            assert!(
-                notes
-                    .iter()
-                    .any(|(path, note)| path == b"caps" && note.contains("of 1 entry")),
-                "{notes:?}"
-            );
+            assert!(notes.iter().any(|(path, note)| path == b"caps" && note.contains("of 1 entry")), "{notes:?}");
             scene
         });
     }
@@ -660,24 +542,12 @@ mod tests {
     #[test]
     fn extended_attributes_come_back_and_one_that_cannot_be_kept_is_told() {
         let mut scene = Scene::new(ALWAYS);
-        let xattr = |name: &str, len: usize| Xattr {
-            name: name.into(),
-            value: vec![7; len],
-        };
-        let good = Entry {
-            xattrs: vec![xattr("user.one", 3)],
-            ..sized(entry("good", EntryType::File), 1)
-        };
+        let xattr = |name: &str, len: usize| Xattr { name: name.into(), value: vec![7; len] };
+        let good = Entry { xattrs: vec![xattr("user.one", 3)], ..sized(entry("good", EntryType::File), 1) };
         scene.file_of(Entry { mode: 0o444, ..good }, b"x");
         // Larger than the kernel takes.
         let bad = vec![xattr("user.big", 70_000), xattr("user.small", 1)];
-        scene.file_of(
-            Entry {
-                xattrs: bad,
-                ..sized(entry("bad", EntryType::File), 1)
-            },
-            b"x",
-        );
+        scene.file_of(Entry { xattrs: bad, ..sized(entry("bad", EntryType::File), 1) }, b"x");
         let value = |path, name: &str| {
             let mut value = Vec::with_capacity(16);
             rustix::fs::getxattr(scene.at(path), name, rustix::buffer::spare_capacity(&mut value)).map(|_| value)
@@ -686,11 +556,7 @@ mod tests {
             return; // a file system without extended attributes
         }
         assert_eq!(value("good", "user.one").unwrap(), [7; 3]);
-        assert!(
-            scene.sink.of("bad").starts_with("cannot set extended attributes"),
-            "{}",
-            scene.sink.of("bad")
-        );
+        assert!(scene.sink.of("bad").starts_with("cannot set extended attributes"), "{}", scene.sink.of("bad"));
         assert_eq!(value("bad", "user.small").unwrap(), [7]);
         assert_eq!(read(scene.at("bad")), b"x");
     }
@@ -699,52 +565,16 @@ mod tests {
     fn what_is_not_to_be_preserved_is_not() {
         let outer = tempfile::tempdir().unwrap();
         let root = outer.path().join("to");
-        let preserve = Preserve {
-            owner: false,
-            mode: false,
-            times: false,
-            xattr: false,
-            acl: false,
-            devices: false,
-        };
-        let mut scene = Scene::open(
-            outer,
-            root,
-            RestorePolicy {
-                preserve,
-                ..RestorePolicy::default()
-            },
-        );
-        let owner = Owner {
-            uid: 12_345,
-            gid: 23_456,
-            ..Owner::default()
-        };
-        let xattrs = vec![Xattr {
-            name: b"user.one".to_vec(),
-            value: vec![7],
-        }];
+        let preserve = Preserve { owner: false, mode: false, times: false, xattr: false, acl: false, devices: false };
+        let mut scene = Scene::open(outer, root, RestorePolicy { preserve, ..RestorePolicy::default() });
+        let owner = Owner { uid: 12_345, gid: 23_456, ..Owner::default() };
+        let xattrs = vec![Xattr { name: b"user.one".to_vec(), value: vec![7] }];
         let file = sized(entry("f", EntryType::File), 1);
-        scene.file_of(
-            Entry {
-                owner,
-                xattrs,
-                mode: 0o6700,
-                mtime: Timestamp { secs: 5, nanos: 0 },
-                ..file
-            },
-            b"x",
-        );
-        scene.create(Entry {
-            rdev: 259,
-            ..entry("dev", EntryType::CharDevice)
-        });
+        scene.file_of(Entry { owner, xattrs, mode: 0o6700, mtime: Timestamp { secs: 5, nanos: 0 }, ..file }, b"x");
+        scene.create(Entry { rdev: 259, ..entry("dev", EntryType::CharDevice) });
         scene.destination.finish();
         let stat = std::fs::metadata(scene.at("f")).unwrap();
-        assert_eq!(
-            (stat.uid(), stat.mode() & 0o7777),
-            (rustix::process::geteuid().as_raw(), 0o700)
-        );
+        assert_eq!((stat.uid(), stat.mode() & 0o7777), (rustix::process::geteuid().as_raw(), 0o700));
         assert!(stat.mtime() > 5);
         assert_eq!(scene.sink.of("dev"), "skipped");
         assert!(scene.sink.notes().is_empty());
@@ -769,11 +599,7 @@ mod tests {
                 }
                 scene.destination.finish();
                 for path in ["d/file", "d/deep/er/file", "d/link", "d/fifo", "d/large"] {
-                    assert!(
-                        scene.sink.of(path).starts_with("cannot create"),
-                        "{path}: {}",
-                        scene.sink.of(path)
-                    );
+                    assert!(scene.sink.of(path).starts_with("cannot create"), "{path}: {}", scene.sink.of(path));
                 }
                 assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
             }
@@ -806,11 +632,7 @@ mod tests {
             let names = ["whole", "dangling", "large", "empty", "link", "fifo"];
             let mut scene = Scene::prepared(policy, |root| {
                 for name in names {
-                    let target = if name == "dangling" {
-                        outside.path().join("new")
-                    } else {
-                        victim.clone()
-                    };
+                    let target = if name == "dangling" { outside.path().join("new") } else { victim.clone() };
                     plant(target, root.join(name)).unwrap();
                 }
             });
@@ -826,11 +648,7 @@ mod tests {
             scene.destination.finish();
             let is_symlink = |name| std::fs::symlink_metadata(scene.at(name)).unwrap().is_symlink();
             for name in names {
-                let (told, link) = if policy == ALWAYS {
-                    ("restored", name == "link")
-                } else {
-                    ("skipped", true)
-                };
+                let (told, link) = if policy == ALWAYS { ("restored", name == "link") } else { ("skipped", true) };
                 assert_eq!((scene.sink.of(name).as_str(), is_symlink(name)), (told, link), "{name}");
             }
             assert_eq!(scene.names(".").len(), names.len(), "temporary names are left");
@@ -865,26 +683,17 @@ mod tests {
             scene.destination.finish();
             let (told, whole, large) = match policy {
                 OverwritePolicy::Always => ("restored", &b"new"[..], &b"0123456789"[..]),
-                OverwritePolicy::Never => (
-                    "skipped",
-                    &b"older and longer than what comes"[..],
-                    &b"older and longer than what comes"[..],
-                ),
+                OverwritePolicy::Never => {
+                    ("skipped", &b"older and longer than what comes"[..], &b"older and longer than what comes"[..])
+                }
             };
             for name in ["whole", "large", "link"] {
                 assert_eq!(scene.sink.of(name), told, "{name}");
             }
-            assert_eq!(
-                (read(scene.at("whole")), read(scene.at("large"))),
-                (whole.to_vec(), large.to_vec())
-            );
+            assert_eq!((read(scene.at("whole")), read(scene.at("large"))), (whole.to_vec(), large.to_vec()));
             assert_eq!(read(scene.at("other name")), b"older and longer than what comes");
             assert!(scene.at("directory/with").is_dir());
-            let directory = if policy == ALWAYS {
-                "cannot create: Is a directory (os error 21)"
-            } else {
-                "skipped"
-            };
+            let directory = if policy == ALWAYS { "cannot create: Is a directory (os error 21)" } else { "skipped" };
             assert_eq!(scene.sink.of("directory"), directory);
             assert_eq!(scene.names(".").len(), 6);
         }
@@ -903,24 +712,14 @@ mod tests {
             scene.writer.write(&records[0].0, std::slice::from_ref(&records[0].1));
             assert_eq!(scene.names(".").len(), 1 + usize::from(taken), "it is not begun");
             let small = Arc::new(RestoreFile::new(Arc::new(sized(entry("small", EntryType::File), 3)), 1));
-            scene.writer.lose(
-                &[piece(&small, 0, 3, 0), records[1].1.clone(), records[2].1.clone()],
-                &LOST,
-            );
-            assert_eq!(
-                scene.names("."),
-                if taken { vec![b"large".to_vec()] } else { Vec::new() }
-            );
+            scene.writer.lose(&[piece(&small, 0, 3, 0), records[1].1.clone(), records[2].1.clone()], &LOST);
+            assert_eq!(scene.names("."), if taken { vec![b"large".to_vec()] } else { Vec::new() });
             // What comes later is ignored, and told no more.
             scene.writer.write(&records[4].0, std::slice::from_ref(&records[4].1));
             scene.writer.lose(std::slice::from_ref(&records[2].1), &LOST);
             scene.file("other", b"x");
             scene.destination.finish();
-            assert!(
-                scene.sink.of("large").starts_with("damaged"),
-                "{}",
-                scene.sink.of("large")
-            );
+            assert!(scene.sink.of("large").starts_with("damaged"), "{}", scene.sink.of("large"));
             assert!(scene.sink.of("small").starts_with("damaged"));
             assert_eq!((scene.sink.of("other").as_str(), scene.sink.total()), ("restored", 3));
             if taken {
@@ -973,13 +772,7 @@ mod tests {
     #[test]
     fn pieces_beyond_their_record_or_their_file_are_damage() {
         let mut scene = Scene::new(ALWAYS);
-        let cases = [
-            ("a", 0, 11, 0),
-            ("b", 11, 0, 0),
-            ("c", 5, 6, 0),
-            ("d", 0, 10, 1),
-            ("e", 0, 10, u64::MAX),
-        ];
+        let cases = [("a", 0, 11, 0), ("b", 11, 0, 0), ("c", 5, 6, 0), ("d", 0, 10, 1), ("e", 0, 10, u64::MAX)];
         for (name, at, len, file_offset) in cases {
             let file = Arc::new(RestoreFile::new(Arc::new(sized(entry(name, EntryType::File), 10)), 1));
             let mut bad = piece(&file, at, len, file_offset);
@@ -996,29 +789,15 @@ mod tests {
     fn holes_take_no_space_and_read_as_zeros() {
         const MIB: u64 = 1 << 20;
         let mut scene = Scene::new(ALWAYS);
-        let hole = Entry {
-            size: 64 * MIB,
-            extents: vec![Extent::Hole { len: 64 * MIB }],
-            ..entry("h", EntryType::File)
-        };
+        let hole =
+            Entry { size: 64 * MIB, extents: vec![Extent::Hole { len: 64 * MIB }], ..entry("h", EntryType::File) };
         scene.create(hole);
         // Two pieces in one record, hole before, between and behind.
-        let sparse = Arc::new(Entry {
-            size: 64 * MIB,
-            ..entry("s", EntryType::File)
-        });
+        let sparse = Arc::new(Entry { size: 64 * MIB, ..entry("s", EntryType::File) });
         let file = Arc::new(RestoreFile::new(Arc::clone(&sparse), 2));
-        scene
-            .writer
-            .write(b"abcdef", &[piece(&file, 0, 3, MIB), piece(&file, 3, 3, 32 * MIB)]);
+        scene.writer.write(b"abcdef", &[piece(&file, 0, 3, MIB), piece(&file, 3, 3, 32 * MIB)]);
         // The same from two records.
-        let file = Arc::new(RestoreFile::new(
-            Arc::new(Entry {
-                size: 64 * MIB,
-                ..entry("t", EntryType::File)
-            }),
-            2,
-        ));
+        let file = Arc::new(RestoreFile::new(Arc::new(Entry { size: 64 * MIB, ..entry("t", EntryType::File) }), 2));
         scene.writer.write(b"def", &[piece(&file, 0, 3, 32 * MIB)]);
         scene.writer.write(b"abc", &[piece(&file, 0, 3, MIB)]);
         for name in ["h", "s", "t"] {
@@ -1029,10 +808,7 @@ mod tests {
             if name != "h" {
                 let content = read(scene.at(name));
                 assert_eq!(content.iter().filter(|&&byte| byte != 0).count(), 6);
-                assert_eq!(
-                    (&content[1 << 20..][..3], &content[32 << 20..][..3]),
-                    (&b"abc"[..], &b"def"[..])
-                );
+                assert_eq!((&content[1 << 20..][..3], &content[32 << 20..][..3]), (&b"abc"[..], &b"def"[..]));
             }
         }
     }
@@ -1046,9 +822,7 @@ mod tests {
                 Destination::open(&scene.root, RestorePolicy::default(), Arc::clone(&sink) as _).unwrap();
             destination.max_kept = destination.max_kept.min(kept);
             let destination = Arc::new(destination);
-            let contents: Vec<Vec<u8>> = (0..files)
-                .map(|seed| noise(seed, 300_000 + usize::from(seed)))
-                .collect();
+            let contents: Vec<Vec<u8>> = (0..files).map(|seed| noise(seed, 300_000 + usize::from(seed))).collect();
             let mut records = Vec::new();
             for (index, content) in contents.iter().enumerate() {
                 records.extend(in_pieces(&format!("d{}/f{index}", index % 3), content, 30).1);
@@ -1073,10 +847,8 @@ mod tests {
             destination.finish();
             assert_eq!((sink.total(), sink.all_restored()), (usize::from(files), true));
             for (index, content) in contents.iter().enumerate() {
-                let mut found = std::fs::OpenOptions::new()
-                    .read(true)
-                    .open(scene.at(&format!("d{}/f{index}", index % 3)))
-                    .unwrap();
+                let mut found =
+                    std::fs::OpenOptions::new().read(true).open(scene.at(&format!("d{}/f{index}", index % 3))).unwrap();
                 let mut bytes = Vec::new();
                 std::io::Read::read_to_end(&mut found, &mut bytes).unwrap();
                 assert!(bytes == *content, "file {index}");
@@ -1087,9 +859,7 @@ mod tests {
     fn noise(seed: u8, len: usize) -> Vec<u8> {
         let mut state = u64::from(seed) + 1;
         std::iter::repeat_with(|| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             state.to_le_bytes()[7]
         })
         .take(len)
@@ -1105,9 +875,7 @@ mod tests {
         destination.max_kept = 0;
         let destination = Arc::new(destination);
         let mut writer = FileWriter::new(Arc::clone(&destination));
-        let files: Vec<_> = (0..300)
-            .map(|index| in_pieces(&format!("f{index}"), b"0123456789", 3).1)
-            .collect();
+        let files: Vec<_> = (0..300).map(|index| in_pieces(&format!("f{index}"), b"0123456789", 3).1).collect();
         for part in [2, 0, 1] {
             for records in &files {
                 writer.write(&records[part].0, std::slice::from_ref(&records[part].1));
@@ -1201,17 +969,12 @@ mod tests {
                 stop.store(true, Ordering::Relaxed);
             });
             assert_eq!(scene.sink.total(), 600 * 5 + 1);
-            let names: Vec<_> = std::fs::read_dir(outside.path())
-                .unwrap()
-                .map(|one| one.unwrap().file_name())
-                .collect();
+            let names: Vec<_> =
+                std::fs::read_dir(outside.path()).unwrap().map(|one| one.unwrap().file_name()).collect();
             assert_eq!(names, ["sub"]);
             assert_eq!(std::fs::read_dir(outside.path().join("sub")).unwrap().count(), 0);
             let after = std::fs::metadata(outside.path().join("sub")).unwrap();
-            assert_eq!(
-                (before.mtime(), before.ctime_nsec()),
-                (after.mtime(), after.ctime_nsec())
-            );
+            assert_eq!((before.mtime(), before.ctime_nsec()), (after.mtime(), after.ctime_nsec()));
         }
     }
 
@@ -1221,10 +984,7 @@ mod tests {
         scene.file("d/one", b"1");
         std::fs::remove_dir_all(scene.at("d")).unwrap();
         scene.file("d/two", b"2");
-        assert_eq!(
-            (scene.names("d"), scene.sink.of("d/two").as_str()),
-            (vec![b"two".to_vec()], "restored")
-        );
+        assert_eq!((scene.names("d"), scene.sink.of("d/two").as_str()), (vec![b"two".to_vec()], "restored"));
         assert_eq!(scene.sink.count("d/one"), 1);
     }
 }
