@@ -10,7 +10,6 @@
 //! others have been begun since that waiting longer would cost memory; one that is then asked for again is read again.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -637,7 +636,7 @@ fn copy_file(
     options: &ExtractOptions,
     out: &mut (dyn std::io::Write + Send),
 ) -> Result<(Option<u64>, u64)> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let (commit, trees) = trees_at(state, options.at)?;
     let mut selection = Selection::new(state, &trees, &[path.to_owned()])?;
     let Some((tree, entry)) = selection.next()? else {
@@ -654,7 +653,7 @@ fn copy_file(
     let mut decompress = Decompress::new(pool)?;
     let failed = |error| Error::io(FileOp::Write, "standard output", error);
     let mut position = 0;
-    let mut zeros = |upto: u64, position: &mut u64, out: &mut (dyn std::io::Write + Send)| -> Result<()> {
+    let zeros = |upto: u64, position: &mut u64, out: &mut (dyn std::io::Write + Send)| -> Result<()> {
         while *position < upto {
             let len = usize::try_from(upto - *position).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
             run.check()?;

@@ -206,7 +206,7 @@ impl<'r, 'c> Indexer<'r, 'c> {
                     self.indexed.changed += u64::from(content.changed);
                 }
                 self.indexed.bytes += content.size;
-                let link = planned.is_linked.then(|| LinkGroup {
+                let link = planned.is_linked.then_some(LinkGroup {
                     segment: OWN,
                     number: match planned.content {
                         Content::SameAs(first) => first.0,

@@ -1,10 +1,12 @@
 //! From an entry's extents to places in the file, by the record tables of the tree that the entry came from.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::{Error, Malformation, Result};
-use crate::format::entry::{Entry, Extent, SegmentIndex};
+use crate::format;
+use crate::format::entry::{Extent, SegmentIndex};
 use crate::format::index::{RecordPlace, SegmentSalt};
 use crate::format::tree::Tree;
 
@@ -120,12 +122,11 @@ impl SegmentUnion {
     }
 
     /// Makes an entry of tree number `tree` one of the new tree.
-    pub(crate) fn adopt(&mut self, tree: usize, entry: &mut Entry) -> Result<()> {
+    pub(crate) fn adopt(&mut self, tree: usize, entry: &mut format::entry::Entry) -> Result<()> {
         for piece in pieces(&entry.extents) {
             let segment = self.number(tree, piece.segment);
-            let records = self.records.entry(segment.0).or_default();
-            if !records.contains_key(&piece.number) {
-                records.insert(piece.number, self.resolver.place(tree, piece.segment, piece.number)?);
+            if let Entry::Vacant(vacant) = self.records.entry(segment.0).or_default().entry(piece.number) {
+                vacant.insert(self.resolver.place(tree, piece.segment, piece.number)?);
             }
         }
         for extent in &mut entry.extents {

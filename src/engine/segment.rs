@@ -143,7 +143,7 @@ impl SegmentWriter {
                 space.cursor += len;
                 let half_used = space.next.is_none() && space.end - space.cursor < space.next_len / 4;
                 if half_used && !space.taking {
-                    self.take_extent(space, len)?;
+                    drop(self.take_extent(space, len)?);
                 }
                 return Ok(offset);
             }

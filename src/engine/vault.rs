@@ -76,7 +76,7 @@ impl Vault {
     /// [`Error::Io`].
     pub fn open(path: impl AsRef<Path>, password: &Password) -> Result<Self> {
         let path = path.as_ref();
-        Self::open_in(path, vault_dir(path)?, password)
+        Self::open_file(path, vault_dir(path)?, password)
     }
 
     /// Opens a vault, or makes it if there is none. One that was made for an `add` which then fails is taken away again.
@@ -87,7 +87,7 @@ impl Vault {
         let path = path.as_ref();
         loop {
             let dir = vault_dir(path)?;
-            match Self::open_in(path, Arc::clone(&dir), password) {
+            match Self::open_file(path, Arc::clone(&dir), password) {
                 Err(Error::NoVault(_)) => {}
                 Ok(vault) => return Ok(Self { may_make: true, ..vault }),
                 Err(error) => return Err(error),
@@ -99,13 +99,33 @@ impl Vault {
         }
     }
 
+    /// As [`Vault::open`], or with `make` as [`Vault::open_or_create`], with the file behind a [`VaultDir`] of the
+    /// caller's: a test's stand-in for a disk. `path` is what messages call it.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn open_in(
+        path: impl AsRef<Path>,
+        dir: Arc<dyn VaultDir>,
+        password: &Password,
+        make: Option<&CreateOptions>,
+    ) -> Result<Self> {
+        let path = path.as_ref();
+        match (Self::open_file(path, Arc::clone(&dir), password), make) {
+            (Err(Error::NoVault(_)), Some(options)) => {
+                Self::make(path, dir, password, options)?.ok_or_else(|| Error::Exists(path.to_owned()))
+            }
+            (opened, _) => opened,
+        }
+    }
+
     /// The path that it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    fn open_in(path: &Path, dir: Arc<dyn VaultDir>, password: &Password) -> Result<Self> {
+    fn open_file(path: &Path, dir: Arc<dyn VaultDir>, password: &Password) -> Result<Self> {
         let storage = open_storage(path, &*dir, false)?.ok_or_else(|| Error::NoVault(path.to_owned()))?;
         let (keys, header, warnings) = unlock_headers(&*storage, path, password)?;
         Ok(Self {
@@ -322,8 +342,7 @@ pub(crate) struct Writer {
 }
 
 fn vault_dir(path: &Path) -> Result<Arc<dyn VaultDir>> {
-    let dir = FsVaultDir::new(path).map_err(|error| Error::io(FileOp::Open, path, error))?;
-    Ok(Arc::new(dir))
+    Ok(Arc::new(FsVaultDir::new(path).map_err(|error| Error::io(FileOp::Open, path, error))?))
 }
 
 fn open_storage(path: &Path, dir: &dyn VaultDir, write: bool) -> Result<Option<Arc<dyn Storage>>> {

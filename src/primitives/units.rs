@@ -6,7 +6,7 @@ pub struct FileOffset(pub u64);
 
 /// The number of a data record within its segment: the planner's count of chunks, and the record's nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ChunkSeq(pub u64);
+pub(crate) struct ChunkSeq(pub(crate) u64);
 
 /// One KiB, one MiB, one GiB in bytes.
 pub(crate) const KIB: u64 = 1 << 10;

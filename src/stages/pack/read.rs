@@ -176,7 +176,6 @@ impl<'s> Read<'s> {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "used in one place, which names the four")]
     fn read_whole(
         &self,
         whole: &WholeFile,

@@ -16,8 +16,6 @@ pub(crate) trait RecordSink: Sync {
 pub(crate) struct Written {
     /// Where it is.
     pub(crate) place: Option<RecordPlace>,
-    /// The record's number.
-    pub(crate) number: u64,
     /// Whose bytes it holds.
     pub(crate) parts: Vec<PartDone>,
 }
@@ -58,9 +56,9 @@ impl Stage for Write<'_> {
             }),
             None => None,
         };
-        let SealedChunk { number, buf, parts, .. } = chunk;
+        let SealedChunk { buf, parts, .. } = chunk;
         // Back to the pool before the permit for it is given back.
         drop(buf);
-        emit(Written { place, number: number.0, parts })
+        emit(Written { place, parts })
     }
 }

@@ -44,11 +44,11 @@ impl<P: Send> Stage for Decompress<P> {
 
     fn process(&mut self, record: RecordInHand<P>, emit: &mut dyn FnMut(PlainRecord<P>) -> Result<()>) -> Result<()> {
         let RecordInHand { job, bytes } = record;
-        let RecordJob { place, id, purpose, .. } = job;
+        let RecordJob { place, purpose, .. } = job;
         let bytes = match bytes {
             Ok(packed) => self.decompress(packed, place.plain_len as usize)?,
             Err(why) => Err(why),
         };
-        emit(PlainRecord { place, id, bytes, purpose })
+        emit(PlainRecord { place, bytes, purpose })
     }
 }

@@ -107,7 +107,6 @@ impl<P: Send> Stage for ReadRecord<'_, P> {
 /// A record's plain text, or why it is lost.
 pub(crate) struct PlainRecord<P> {
     pub(crate) place: RecordPlace,
-    pub(crate) id: RecordId,
     pub(crate) bytes: Result<RecordBytes, Malformation>,
     pub(crate) purpose: P,
 }
