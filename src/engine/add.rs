@@ -248,8 +248,10 @@ struct Pack<'r, 'c> {
 
 /// Records go into the run's segment.
 impl RecordSink for SegmentWriter {
-    fn write_record(&self, framed: &[u8]) -> Result<u64> {
-        self.write(framed)
+    fn write_record(&self, framed: &[u8], plain_len: u32) -> Result<u64> {
+        let offset = self.write(framed)?;
+        self.content_written(u64::from(plain_len));
+        Ok(offset)
     }
 }
 
@@ -277,7 +279,7 @@ impl Pack<'_, '_> {
             let (to_encrypt, for_encrypt) = bounded(plan.depth(plan.fourth));
             let (to_write, for_write) = bounded(plan.depth(plan.write));
             let (to_indexer, for_indexer) = bounded(INDEXER_QUEUE);
-            let front = Front { run, plan, source, budget: &budget, window: &window, unseen: &unseen };
+            let front = Front { run, plan, source, budget: &budget, window: &window, segment, unseen: &unseen };
             let announce = to_indexer.clone();
             let outcome_slot = &indexed;
 
@@ -343,6 +345,7 @@ struct Front<'r, 'c> {
     source: &'r dyn Source,
     budget: &'r Arc<Budget>,
     window: &'r Arc<Budget>,
+    segment: &'r SegmentWriter,
     unseen: &'r AtomicU64,
 }
 
@@ -395,6 +398,7 @@ impl Front<'_, '_> {
             waits.take(&mut stats);
         }
         self.run.counters.all_known.store(true, Ordering::Relaxed);
+        self.segment.expect_content(self.run.counters.bytes_known.load(Ordering::Relaxed));
         Ok(stats.close())
     }
 

@@ -25,6 +25,8 @@ use crate::primitives::storage::{Lock, LockMode, Storage};
 const FIRST_EXTENT_LEN: u64 = 1 << 20;
 /// The longest extent, unless a single record needs more.
 const MAX_EXTENT_LEN: u64 = 64 << 20;
+/// Room for the index and the commit record in a last extent.
+const TAIL_LEN: u64 = 256 << 10;
 /// Write-behind is started for about so many bytes at a time.
 const WRITEBACK_LEN: u64 = 8 << 20;
 
@@ -65,6 +67,9 @@ pub(crate) struct SegmentWriter {
     changed: Condvar,
     next_meta: AtomicU64,
     written: AtomicU64,
+    /// Bytes of content that the records written so far stand for, and that all of them will stand for; 0 while unknown.
+    content_done: AtomicU64,
+    content_total: AtomicU64,
 }
 
 impl SegmentWriter {
@@ -82,6 +87,8 @@ impl SegmentWriter {
             changed: Condvar::new(),
             next_meta: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            content_done: AtomicU64::new(0),
+            content_total: AtomicU64::new(0),
         })
     }
 
@@ -103,6 +110,34 @@ impl SegmentWriter {
     /// Bytes of records written so far.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// The scan is over: records will stand for so many bytes of content in all. From now on extents are as long as what
+    /// is left should need, so that several writers of one vault leave little between each other.
+    pub(crate) fn expect_content(&self, bytes: u64) {
+        self.content_total.store(bytes, Ordering::Relaxed);
+    }
+
+    /// A record for so many bytes of content has been written.
+    pub(crate) fn content_written(&self, bytes: u64) {
+        self.content_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What is left to be written, as far as that can be told from how the content shrank so far.
+    fn left(&self) -> Option<u64> {
+        let total = self.content_total.load(Ordering::Relaxed);
+        let done = self.content_done.load(Ordering::Relaxed);
+        if total == 0 {
+            return None;
+        }
+        let share = if done == 0 { 1.0 } else { (self.written() as f64 / done as f64).min(1.0) };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an estimate of a length, not negative"
+        )]
+        let left = (total.saturating_sub(done) as f64 * share) as u64;
+        Some(left + left / 16 + TAIL_LEN)
     }
 
     /// Where the segment headers written so far are.
@@ -142,7 +177,8 @@ impl SegmentWriter {
                 let offset = space.cursor;
                 space.cursor += len;
                 let half_used = space.next.is_none() && space.end - space.cursor < space.next_len / 4;
-                if half_used && !space.taking {
+                // Once what is left is known, an extent ahead of need would be one too many at the end.
+                if half_used && !space.taking && self.left().is_none() {
                     drop(self.take_extent(space, len)?);
                 }
                 return Ok(offset);
@@ -175,7 +211,9 @@ impl SegmentWriter {
     /// Takes the next extent from the end of the file, with room for its head and `len` bytes at least.
     fn take_extent<'s>(&'s self, mut space: MutexGuard<'s, Space>, len: u64) -> Result<MutexGuard<'s, Space>> {
         space.taking = true;
-        let extent_len = space.next_len.max(len + SEGMENT_HEADER_LEN as u64);
+        let wanted = self.left().map_or(space.next_len, |left| left.min(space.next_len));
+        let wanted = align_up(wanted, RECORD_ALIGNMENT).unwrap_or(space.next_len);
+        let extent_len = wanted.max(len + SEGMENT_HEADER_LEN as u64);
         let (own_end, extent_number) = (space.end, space.heads.len());
         drop(space);
         let taken = self.allocate(extent_len, own_end, extent_number);

@@ -76,7 +76,7 @@ impl Vault {
     /// [`Error::Io`].
     pub fn open(path: impl AsRef<Path>, password: &Password) -> Result<Self> {
         let path = path.as_ref();
-        Self::open_file(path, vault_dir(path)?, password)
+        Self::open_file(path, existing_dir(path)?, password)
     }
 
     /// Opens a vault, or makes it if there is none. One that was made for an `add` which then fails is taken away again.
@@ -295,7 +295,7 @@ impl Vault {
     /// [`Error::NoVault`]; [`Error::Damaged`] if both copies of the header are.
     pub fn info(path: impl AsRef<Path>) -> Result<VaultInfo> {
         let path = path.as_ref();
-        let dir = vault_dir(path)?;
+        let dir = existing_dir(path)?;
         let storage = open_storage(path, &*dir, false)?.ok_or_else(|| Error::NoVault(path.to_owned()))?;
         let file_size = storage.len().map_err(|error| Error::io(FileOp::Stat, path, error))?;
         let mut warnings = Vec::new();
@@ -343,6 +343,14 @@ pub(crate) struct Writer {
 
 fn vault_dir(path: &Path) -> Result<Arc<dyn VaultDir>> {
     Ok(Arc::new(FsVaultDir::new(path).map_err(|error| Error::io(FileOp::Open, path, error))?))
+}
+
+/// As [`vault_dir`], for a vault that has to be there: no directory, no vault.
+fn existing_dir(path: &Path) -> Result<Arc<dyn VaultDir>> {
+    vault_dir(path).map_err(|error| match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Error::NoVault(path.to_owned()),
+        error => error,
+    })
 }
 
 fn open_storage(path: &Path, dir: &dyn VaultDir, write: bool) -> Result<Option<Arc<dyn Storage>>> {

@@ -7,8 +7,8 @@ use crate::stages::{PartDone, Stage, Weighed};
 
 /// Where records go: hands out places and writes there, from any thread.
 pub(crate) trait RecordSink: Sync {
-    /// Writes one framed record to a place of its own and says where that is.
-    fn write_record(&self, framed: &[u8]) -> Result<u64>;
+    /// Writes one framed record, which holds `plain_len` bytes of content, to a place of its own and says where that is.
+    fn write_record(&self, framed: &[u8], plain_len: u32) -> Result<u64>;
 }
 
 /// A record that is in the file, or a chunk that made none.
@@ -50,7 +50,7 @@ impl Stage for Write<'_> {
         let place = match chunk.framed() {
             Some(framed) => Some(RecordPlace {
                 number: chunk.number.0,
-                offset: self.sink.write_record(framed)?,
+                offset: self.sink.write_record(framed, chunk.plain_len)?,
                 sealed_len: u32::try_from(framed.len()).expect("a record is at most 16 MiB and its frame"),
                 plain_len: chunk.plain_len,
             }),
