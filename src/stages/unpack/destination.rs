@@ -709,6 +709,27 @@ mod tests {
     }
 
     #[test]
+    fn directories_that_shut_their_own_user_out_are_finished_from_the_deepest_on() {
+        if !is_root() {
+            return;
+        }
+        let outer = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let scene = as_nobody(move || {
+            let root = outer.path().join("to");
+            let scene = Scene::open(outer, root, RestorePolicy::default());
+            for path in ["d", "d/e", "d/e/f"] {
+                let closed = Entry { mode: 0, ..entry(path, EntryType::Directory) };
+                scene.destination.make_directory(Arc::new(closed));
+            }
+            scene.destination.finish();
+            scene
+        });
+        assert_eq!((scene.sink.total(), scene.sink.all_restored()), (3, true));
+        assert_eq!((mode(scene.at("d/e")), mode(scene.at("d/e/f"))), (0, 0));
+    }
+
+    #[test]
     fn running_out_of_descriptors_gives_back_those_that_are_kept() {
         let mut scene = Scene::new(ALWAYS);
         let file = Arc::new(RestoreFile::new(Arc::new(Entry { size: 2, ..entry("large", EntryType::File) }), 2));

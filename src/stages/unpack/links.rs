@@ -384,15 +384,66 @@ mod tests {
     }
 
     #[test]
-    fn a_name_whose_first_was_swapped_is_linked_to_nothing() {
+    fn a_name_whose_first_was_swapped_is_neither_linked_nor_copied() {
+        for with_symlink in [true, false] {
+            let mut scene = Scene::prepared(ALWAYS, |root| std::fs::write(root.join("secret"), "secret").unwrap());
+            restore(&mut scene, name_of_one("a"), b"data");
+            restore(&mut scene, name_of_one("b"), b"data");
+            std::fs::rename(scene.at("a"), scene.at("moved")).unwrap();
+            if with_symlink {
+                std::os::unix::fs::symlink("secret", scene.at("a")).unwrap();
+            } else {
+                std::fs::write(scene.at("a"), "mine").unwrap();
+            }
+            let before = std::fs::symlink_metadata(scene.at("a")).unwrap();
+            // The clock of file systems ticks every few milliseconds.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            scene.destination.finish();
+            assert!(scene.sink.of("b").starts_with("cannot open"), "{}", scene.sink.of("b"));
+            assert!(!scene.names(".").contains(&b"b".to_vec()));
+            // Not even for a moment: a link changes the ctime of what it leads to.
+            let after = std::fs::symlink_metadata(scene.at("a")).unwrap();
+            assert_eq!((before.ctime(), before.ctime_nsec()), (after.ctime(), after.ctime_nsec()));
+        }
+    }
+
+    #[test]
+    fn a_first_name_that_is_swapped_back_and_forth_is_linked_or_nothing_is() {
         let mut scene = Scene::prepared(ALWAYS, |root| std::fs::write(root.join("secret"), "secret").unwrap());
         restore(&mut scene, name_of_one("a"), b"data");
-        restore(&mut scene, name_of_one("b"), b"data");
-        std::fs::rename(scene.at("a"), scene.at("moved")).unwrap();
-        std::os::unix::fs::symlink("secret", scene.at("a")).unwrap();
-        scene.destination.finish();
-        assert!(scene.sink.of("b").starts_with("cannot open"), "{}", scene.sink.of("b"));
-        assert!(!scene.names(".").contains(&b"b".to_vec()));
+        let root = scene.destination.beneath.root();
+        let id = look_at(root, b"a").unwrap().id;
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(root, "a", root, "secret", exchange).unwrap();
+                }
+            });
+            let (mut linked, mut refused) = (0, 0);
+            // Bounded, for a machine on which the other thread hardly runs.
+            for _ in 0..50_000 {
+                match link_in(&scene.destination, root, b"a", id, root, b"b") {
+                    Ok(_) => {
+                        linked += 1;
+                        let found = look_at(root, b"b").unwrap().id;
+                        rustix::fs::unlinkat(root, "b", AtFlags::empty()).unwrap();
+                        if found != id {
+                            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                            panic!("another file was linked");
+                        }
+                    }
+                    Err(_) => {
+                        refused += 1;
+                    }
+                }
+                if linked > 3_000 && refused > 3_000 {
+                    break;
+                }
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

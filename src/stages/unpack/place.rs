@@ -307,3 +307,23 @@ fn open_node(directory: BorrowedFd<'_>, name: &[u8], entry_type: EntryType) -> R
     }
     Ok(Node { fd, id, ids })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_not_as_a_new_one_would_be_is_not_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name| directory.path().join(name);
+        let fd = rustix::fs::open(directory.path(), OFlags::PATH, Mode::empty()).unwrap();
+        std::os::unix::fs::symlink("x", at("link")).unwrap();
+        assert!(open_node(fd.as_fd(), b"link", EntryType::Symlink).is_ok());
+        assert_eq!(open_node(fd.as_fd(), b"link", EntryType::Fifo).err(), Some(Errno::STALE));
+        std::fs::write(at("file"), "x").unwrap();
+        assert_eq!(open_node(fd.as_fd(), b"file", EntryType::Symlink).err(), Some(Errno::STALE));
+        // Somebody else's symlink, linked here.
+        std::fs::hard_link(at("link"), at("other")).unwrap();
+        assert_eq!(open_node(fd.as_fd(), b"link", EntryType::Symlink).err(), Some(Errno::STALE));
+    }
+}

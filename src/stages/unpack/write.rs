@@ -886,6 +886,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_whose_name_was_taken_over_is_not_written_to() {
+        let scene = Scene::new(ALWAYS);
+        let sink = Arc::new(Sink::default());
+        let mut destination = Destination::open(&scene.root, RestorePolicy::default(), Arc::clone(&sink) as _).unwrap();
+        destination.max_kept = 0;
+        let mut writer = FileWriter::new(Arc::new(destination));
+        let (_, records) = in_pieces("large", b"0123456789", 2);
+        writer.write(&records[0].0, std::slice::from_ref(&records[0].1));
+        std::fs::rename(scene.at("large"), scene.at("moved")).unwrap();
+        std::fs::write(scene.at("large"), "theirs, and longer").unwrap();
+        writer.write(&records[1].0, std::slice::from_ref(&records[1].1));
+        assert!(sink.of("large").starts_with("cannot open"), "{}", sink.of("large"));
+        assert_eq!(read(scene.at("large")), b"theirs, and longer");
+    }
+
+    #[test]
     fn names_are_bytes_and_directories_hold_many() {
         let mut scene = Scene::new(ALWAYS);
         let odd = b"d/\xFF\xFE\n \\\x01*";
