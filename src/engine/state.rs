@@ -127,8 +127,8 @@ pub(crate) fn unlock_headers(
         let vault_id = header.vault_id();
         let unlocked = unlock(header.slots(), &vault_id, password).map_err(|error| error.into_error(vault, at));
         let verified = match unlocked {
-            Ok(unlocked) => {
-                let keys = VaultKeys::derive(vault_id, unlocked.master);
+            Ok(master) => {
+                let keys = VaultKeys::derive(vault_id, master);
                 header.verify(&keys.header).map(|header| (keys, header)).map_err(|why| Error::malformed(vault, at, why))
             }
             // The slots are as they were written (the checksum holds), so another copy would answer the same.

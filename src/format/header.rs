@@ -194,27 +194,6 @@ impl Header {
         Ok(Self { sequence, slots, ..*self })
     }
 
-    /// The vault's id.
-    pub(crate) fn vault_id(&self) -> VaultId {
-        self.vault_id
-    }
-
-    /// How often the header was written.
-    pub(crate) fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// The key slots.
-    pub(crate) fn slots(&self) -> &[Slot] {
-        &self.slots
-    }
-
-    /// An id for a slot that the next header brings: that header's sequence, so an id is never used twice although those
-    /// of removed slots are not recorded. At most one new slot a header, therefore. `None` after 2^32 headers.
-    pub(crate) fn next_slot_id(&self) -> Option<u32> {
-        u32::try_from(self.sequence.checked_add(1)?).ok()
-    }
-
     /// The header's bytes, for both copies.
     pub(crate) fn encode(&self, key: &HeaderKey) -> Box<[u8; HEADER_LEN]> {
         let mut bytes = Box::new([0; HEADER_LEN]);
@@ -368,11 +347,6 @@ impl Root {
         Ok(root)
     }
 
-    /// The vault's id.
-    pub(crate) fn vault_id(&self) -> VaultId {
-        self.vault_id
-    }
-
     /// The number of the state, from 1.
     pub(crate) fn generation(&self) -> u64 {
         self.generation
@@ -479,9 +453,8 @@ mod tests {
     fn a_password_opens_a_header_that_then_verifies() {
         let bytes = header().encode(&key());
         let unverified = UnverifiedHeader::decode(&bytes).unwrap();
-        let unlock = unlock(unverified.slots(), &unverified.vault_id(), &Password::new("one")).unwrap();
-        assert_eq!(unlock.slot_id, 1);
-        let key = header_key(&unlock.master, &unverified.vault_id().0);
+        let master = unlock(unverified.slots(), &unverified.vault_id(), &Password::new("one")).unwrap();
+        let key = header_key(&master, &unverified.vault_id().0);
         assert_eq!(unverified.verify(&key), Ok(header_as_decoded(&bytes)));
     }
 
@@ -543,22 +516,20 @@ mod tests {
         bytes[16_348..16_380].copy_from_slice(&mac);
         fix_crc(&mut bytes[..]);
         let header = decoded(&bytes).unwrap();
-        assert!(matches!(&header.slots()[1], Slot::Other(other) if other.kind() == 0x1234));
+        assert!(matches!(&header.slots[1], Slot::Other(_)));
         assert_eq!(header.encode(&key()), bytes);
-        let next = header.with_slots(header.slots().to_vec()).unwrap();
-        assert_eq!((next.optional_flags, next.slots()), (0xaa, header.slots()));
+        let next = header.with_slots(header.slots.clone()).unwrap();
+        assert_eq!((next.optional_flags, &next.slots), (0xaa, &header.slots));
     }
 
     #[test]
-    fn every_following_header_has_the_next_sequence_and_a_new_slot_id() {
+    fn every_following_header_has_the_next_sequence_as_long_as_there_is_one() {
         let first = header();
-        assert_eq!((first.sequence(), first.next_slot_id()), (1, Some(2)));
+        assert_eq!(first.sequence, 1);
         let second = first.with_slots(vec![Slot::Password(slot(2, "two"))]).unwrap();
-        assert_eq!((second.sequence(), second.next_slot_id()), (2, Some(3)));
-        assert_eq!(Header { sequence: u64::from(u32::MAX), ..first.clone() }.next_slot_id(), None);
+        assert_eq!(second.sequence, 2);
         let last = Header { sequence: u64::MAX, ..first.clone() };
-        assert_eq!(last.next_slot_id(), None);
-        assert!(last.with_slots(first.slots().to_vec()).is_err());
+        assert!(last.with_slots(first.slots).is_err());
     }
 
     #[test]
@@ -693,15 +664,15 @@ mod tests {
             "b32798c25bc686cef1d3d99ad36f67fe0e371ddee1f34965ba488ef55db76d3dc4a52e5303b7fab27fbf93cd3a5733f7",
         ));
         let slots = vec![Slot::Password(PasswordSlot::decode(&slot).unwrap())];
-        let unlock = unlock(&slots, &vault_id, &Password::new("correct horse")).unwrap();
-        let header = Header::new(vault_id, slots).unwrap().encode(&header_key(&unlock.master, &vault_id.0));
+        let master = unlock(&slots, &vault_id, &Password::new("correct horse")).unwrap();
+        let header = Header::new(vault_id, slots).unwrap().encode(&header_key(&master, &vault_id.0));
         assert_eq!(digest(&header[..])[..], hex("c757cb21ea3c5c6f8cc40de34c16ce62cdef4c5b104f163025bb913cb20bd17c"));
 
         let salt = Salt(counting(0x60));
         let segment = SegmentHeader::new(vault_id, salt, 3).encode();
         assert_eq!(digest(&segment)[..], hex("a85d28287f56508e785b73bff161b6707d3b4b6bd024092f189c79ccea2def9c"));
 
-        let keys = segment_keys(&unlock.master, &salt.0, &vault_id.0);
+        let keys = segment_keys(&master, &salt.0, &vault_id.0);
         let number = 0x0102_0304;
         let data = RecordHeader {
             kind: RecordKind::Data,
@@ -727,7 +698,7 @@ mod tests {
 
         let place = CommitPlace { offset: FileOffset(65_792), sealed_len: 84, number, salt, digest: digest(&commit) };
         let root = Root::new(vault_id, 5, place, 65_792 + 84).unwrap();
-        let root = root.encode(&root_key(&unlock.master, &vault_id.0));
+        let root = root.encode(&root_key(&master, &vault_id.0));
         assert_eq!(digest(&root)[..], hex("4367f12bc1dcdaa0bf81e5d776c836ea07a5fc9f7770ed83961032cc23c4a31c"));
     }
 

@@ -103,13 +103,6 @@ pub(crate) struct OtherSlot {
     bytes: Vec<u8>,
 }
 
-impl OtherSlot {
-    /// Its kind: neither 0 nor that of a password slot.
-    pub(crate) fn kind(&self) -> u16 {
-        u16::from_le_bytes([self.bytes[0], self.bytes[1]])
-    }
-}
-
 /// The master key wrapped for one password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PasswordSlot {
@@ -125,15 +118,13 @@ pub(crate) struct PasswordSlot {
 impl PasswordSlot {
     /// Wraps the master key for a password, under a salt of its own.
     ///
-    /// - `id`: unique in the vault and never used again, as [`Header::next_slot_id`] gives it.
+    /// - `id`: the sequence of the header that it first stands in: unique in the vault and never used again.
     /// - `created`: seconds since 1970.
     /// - `label`: at most 64 bytes; stands in clear in the file.
     ///
     /// # Errors
     /// [`SlotError::Refused`] for parameters below the floor or beyond what readers accept; [`SlotError::Other`] with
     /// [`Error::Usage`] for an empty password or a long label, with [`Error::Io`] if there are no random numbers.
-    ///
-    /// [`Header::next_slot_id`]: crate::format::header::Header::next_slot_id
     pub(crate) fn seal(
         vault_id: &VaultId,
         id: u32,
@@ -165,16 +156,6 @@ impl PasswordSlot {
         slot.commitment = commitment;
         slot.wrapped = kek.wrap(&slot.aad(vault_id), master);
         Ok(slot)
-    }
-
-    /// The slot's number.
-    pub(crate) fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// When it was made, in seconds since 1970. Not authenticated before the header is verified.
-    pub(crate) fn created(&self) -> i64 {
-        self.created
     }
 
     /// What a try costs. May be anything until [`KdfParams::check`] has seen it.
@@ -360,29 +341,20 @@ pub(super) fn check_costs(slots: &[Slot]) -> Result<(), KdfRefusal> {
     Ok(())
 }
 
-/// What a password opened.
-#[derive(Debug)]
-pub(crate) struct Unlock {
-    /// The slot it opened.
-    pub(crate) slot_id: u32,
-    /// The master key. The header must verify under it before anything is believed.
-    pub(crate) master: MasterKey,
-}
-
-/// Tries a password on each slot, once, in file order, until one is committed to it.
+/// Tries a password on each slot, once, in file order, until one is committed to it: the master key that this one wraps.
+/// The header must verify under it before anything is believed.
 ///
 /// No memory is taken and nothing derived before the cost of all slots has been checked: they are not authenticated yet.
 ///
 /// # Errors
 /// [`SlotError::WrongPassword`] if no slot is committed to it; [`SlotError::Malformed`] if one is, and its wrapped key does
 /// not open; [`SlotError::Refused`] if the cost is beyond the limits, or the memory is not there.
-pub(crate) fn unlock(slots: &[Slot], vault_id: &VaultId, password: &Password) -> Result<Unlock, SlotError> {
+pub(crate) fn unlock(slots: &[Slot], vault_id: &VaultId, password: &Password) -> Result<MasterKey, SlotError> {
     check_costs(slots)?;
     for slot in password_slots(slots) {
         let SlotKeys { kek, commitment } = slot.keys(vault_id, password)?;
         if bool::from(commitment.ct_eq(&slot.commitment)) {
-            let master = kek.unwrap(&slot.aad(vault_id), &slot.wrapped).map_err(SlotError::Malformed)?;
-            return Ok(Unlock { slot_id: slot.id, master });
+            return kek.unwrap(&slot.aad(vault_id), &slot.wrapped).map_err(SlotError::Malformed);
         }
     }
     Err(SlotError::WrongPassword)
@@ -400,16 +372,21 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn slot(id: u32, password: &str) -> PasswordSlot {
-        let params = KdfParams::CHEAP_FOR_TESTS;
-        PasswordSlot::seal(&VAULT, id, 1_700_000_000, params, "label", &Password::new(password), &master()).unwrap()
+        slot_of(id, password, &master())
     }
 
-    fn opened(slots: &[Slot], password: &str) -> Result<u32, SlotError> {
-        let unlock = unlock(slots, &VAULT, &Password::new(password))?;
-        // The same master key, seen through what it derives.
-        let key = |master| crate::crypto::derive::header_key(master, &VAULT.0).mac(b"");
-        assert_eq!(key(&unlock.master), key(&master()));
-        Ok(unlock.slot_id)
+    fn slot_of(id: u32, password: &str, master: &MasterKey) -> PasswordSlot {
+        let params = KdfParams::CHEAP_FOR_TESTS;
+        PasswordSlot::seal(&VAULT, id, 1_700_000_000, params, "label", &Password::new(password), master).unwrap()
+    }
+
+    /// A master key seen through what it derives: its bytes show themselves to nobody.
+    fn seen(master: &MasterKey) -> [u8; 32] {
+        crate::crypto::derive::header_key(master, &VAULT.0).mac(b"")
+    }
+
+    fn opened(slots: &[Slot], password: &str) -> Result<[u8; 32], SlotError> {
+        unlock(slots, &VAULT, &Password::new(password)).map(|master| seen(&master))
     }
 
     #[test]
@@ -439,10 +416,11 @@ pub(crate) mod tests {
     #[test]
     fn each_of_several_passwords_opens_its_own_slot() {
         let other = OtherSlot { bytes: vec![9, 0, 8, 0, 1, 2, 3, 4] };
-        assert_eq!(other.kind(), 9);
-        let slots = [Slot::Password(slot(1, "one")), Slot::Other(other), Slot::Password(slot(7, "zwei"))];
-        assert_eq!(opened(&slots, "one").unwrap(), 1);
-        assert_eq!(opened(&slots, "zwei").unwrap(), 7);
+        // No header that verifies has slots of different master keys; here they tell which slot was opened.
+        let second = MasterKey::from_test_bytes([0x66; 32]);
+        let slots = [Slot::Password(slot(1, "one")), Slot::Other(other), Slot::Password(slot_of(7, "zwei", &second))];
+        assert_eq!(opened(&slots, "one").unwrap(), seen(&master()));
+        assert_eq!(opened(&slots, "zwei").unwrap(), seen(&second));
         for wrong in ["", "One", "one ", "three"] {
             assert!(matches!(opened(&slots, wrong), Err(SlotError::WrongPassword)));
         }

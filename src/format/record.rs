@@ -334,11 +334,6 @@ pub(crate) const fn sealed_len(packed_len: u32) -> u32 {
 }
 
 impl RecordHeader {
-    /// What this record takes in the file: header, ciphertext and tag.
-    pub(crate) fn sealed_len(&self) -> u32 {
-        sealed_len(self.packed_len)
-    }
-
     /// Which record this says it is.
     pub(crate) fn id(&self) -> RecordId {
         RecordId { segment: self.segment, kind: self.kind, number: self.number }
@@ -651,7 +646,7 @@ pub(crate) mod tests {
         assert_eq!(header.aad()[..60], bytes[..60]);
         assert_eq!(header.aad()[60..], [0; 4]);
         assert_eq!(RecordHeader::decode(&bytes), Ok(header));
-        assert_eq!(header.sealed_len(), 64 + 0x0506 + 16);
+        assert_eq!(sealed_len(header.packed_len), 64 + 0x0506 + 16);
     }
 
     #[test]
@@ -815,7 +810,7 @@ pub(crate) mod tests {
             let framed = seal_meta(&keys, SALT.segment_id(), kind, number, &plain).unwrap();
             let header = RecordHeader::decode(framed.first_chunk().unwrap()).unwrap();
             assert_eq!(header.codec, codec);
-            assert_eq!(header.sealed_len() as usize, framed.len());
+            assert_eq!(sealed_len(header.packed_len) as usize, framed.len());
             assert_eq!(open_meta(&keys, &id(kind, number), &framed), Ok(plain));
         }
     }

@@ -5,13 +5,13 @@
 //! says otherwise, nothing here follows a symlink in the last component of a path, and nothing waits for a FIFO.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, SeekFrom, Statx, StatxFlags, StatxTimestamp, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, SeekFrom, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::error::{Error, FileOp, Result};
@@ -100,34 +100,6 @@ pub(crate) fn open_read_at(dir: impl AsFd, path: &Path) -> io::Result<File> {
         opened => opened,
     }?;
     Ok(File::from(fd))
-}
-
-/// Creates a file that must not exist yet, for writing, with these permissions less the umask.
-pub(crate) fn create_new(path: &Path, mode: u32) -> Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match retry_on_intr(|| rustix::fs::open(path, flags, Mode::from_raw_mode(mode))) {
-        Ok(fd) => Ok(File::from(fd)),
-        Err(source) => Err(Error::io(FileOp::Create, path, source)),
-    }
-}
-
-/// Reads a small file whole. Follows symlinks and waits for FIFOs: it is for what a user names on the command line.
-///
-/// # Errors
-/// Besides the system's: [`io::ErrorKind::FileTooLarge`] if there are more than `limit` bytes, which bounds what is
-/// read of a device that never ends.
-pub(crate) fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
-        .map(File::from)
-        .map_err(|source| Error::io(FileOp::Open, path, source))?;
-    let mut content = Vec::new();
-    let at_most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(at_most).read_to_end(&mut content).map_err(|source| Error::io(FileOp::Read, path, source))?;
-    if content.len() > limit {
-        return Err(Error::io(FileOp::Read, path, io::ErrorKind::FileTooLarge));
-    }
-    Ok(content)
 }
 
 /// Reads from `offset` on until `buf` is full or the file ends; says how many bytes. Not full means: the end was there.
@@ -350,28 +322,10 @@ pub(crate) fn list_xattrs(path: &Path) -> io::Result<Xattrs> {
     )
 }
 
-/// The extended attributes of what is open. Empty where the file system has none.
-pub(crate) fn list_xattrs_fd(fd: impl AsFd) -> io::Result<Xattrs> {
-    collect_xattrs(
-        |names| match names {
-            Some(names) => rustix::fs::flistxattr(&fd, spare_capacity(names)),
-            None => rustix::fs::flistxattr_query(&fd),
-        },
-        |name, value| match value {
-            Some(value) => rustix::fs::fgetxattr(&fd, name, spare_capacity(value)),
-            None => rustix::fs::fgetxattr_query(&fd, name),
-        },
-    )
-}
-
-/// Sets an extended attribute of what is open, whether it has it already or not.
-pub(crate) fn set_xattr(fd: impl AsFd, name: &[u8], value: &[u8]) -> io::Result<()> {
-    Ok(retry_on_intr(|| rustix::fs::fsetxattr(&fd, name, value, XattrFlags::empty()))?)
-}
-
 /// Sets an extended attribute of what is at this path, of a symlink itself, whether it has it already or not.
+#[cfg(test)]
 pub(crate) fn set_xattr_path(path: &Path, name: &[u8], value: &[u8]) -> io::Result<()> {
-    Ok(retry_on_intr(|| rustix::fs::lsetxattr(path, name, value, XattrFlags::empty()))?)
+    Ok(retry_on_intr(|| rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()))?)
 }
 
 fn collect_xattrs(
@@ -490,8 +444,6 @@ mod tests {
             (lstat(missing).unwrap_err(), FileOp::Stat),
             (open_read(missing).unwrap_err(), FileOp::Open),
             (readlink(missing).unwrap_err(), FileOp::ReadLink),
-            (read_file(missing, 10).unwrap_err(), FileOp::Open),
-            (create_new(missing, 0o600).unwrap_err(), FileOp::Create),
             (file_system_kind_of(missing).unwrap_err(), FileOp::Stat),
         ] {
             assert_eq!(error.kind(), ErrorKind::Io);
@@ -521,32 +473,6 @@ mod tests {
         let file = open_read(&path).unwrap();
         assert_eq!(read_full_at(&file, &mut [0; 7], 0).unwrap(), 7);
         assert_eq!(std::fs::metadata(&path).unwrap().accessed().unwrap(), old);
-    }
-
-    #[test]
-    fn creating_takes_no_existing_name_not_even_of_a_dangling_symlink() {
-        let dir = temp();
-        let (path, link) = (dir.path().join("new"), dir.path().join("link"));
-        create_new(&path, 0o600).unwrap();
-        assert_eq!(lstat(&path).unwrap().mode, 0o600);
-        symlink("nowhere", &link).unwrap();
-        for taken in [&path, &link] {
-            let Error::Io { source, .. } = create_new(taken, 0o600).unwrap_err() else { panic!("an I/O error") };
-            assert_eq!(source.kind(), io::ErrorKind::AlreadyExists);
-        }
-    }
-
-    #[test]
-    fn a_file_is_read_whole_or_refused_as_too_large() {
-        let dir = temp();
-        let (path, link) = (dir.path().join("file"), dir.path().join("link"));
-        write(&path, b"12345");
-        symlink("file", &link).unwrap();
-        assert_eq!(read_file(&link, 5).unwrap(), b"12345");
-        for (path, limit) in [(path.as_path(), 4), (Path::new("/dev/zero"), 1000)] {
-            let Error::Io { source, .. } = read_file(path, limit).unwrap_err() else { panic!("an I/O error") };
-            assert_eq!(source.kind(), io::ErrorKind::FileTooLarge);
-        }
     }
 
     #[test]
@@ -619,23 +545,21 @@ mod tests {
         let dir = temp();
         let path = dir.path().join("file");
         write(&path, b"");
-        let file = open_read(&path).unwrap();
         assert_eq!(list_xattrs(&path).unwrap(), []);
         let long = vec![b'v'; 2000];
-        set_xattr(&file, b"user.b", &long).unwrap();
+        set_xattr_path(&path, b"user.b", &long).unwrap();
         set_xattr_path(&path, b"user.a", b"first").unwrap();
         set_xattr_path(&path, b"user.a", b"\0second\xff").unwrap();
-        set_xattr(&file, b"user.empty", b"").unwrap();
+        set_xattr_path(&path, b"user.empty", b"").unwrap();
         let expected: Xattrs = [("user.a", b"\0second\xff".as_slice()), ("user.b", &long), ("user.empty", b"")]
             .map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()))
             .into();
         assert_eq!(list_xattrs(&path).unwrap(), expected);
-        assert_eq!(list_xattrs_fd(&file).unwrap(), expected);
         let link = dir.path().join("link");
         symlink("file", &link).unwrap();
         assert_eq!(list_xattrs(&link).unwrap(), [], "those of the symlink, not of its target");
         assert!(set_xattr_path(&link, b"user.c", b"").is_err(), "symlinks have no user attributes");
-        assert!(set_xattr(&file, b"user.nul\0byte", b"").is_err());
+        assert!(set_xattr_path(&path, b"user.nul\0byte", b"").is_err());
         assert_eq!(list_xattrs(&dir.path().join("missing")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 

@@ -13,16 +13,14 @@ const _: () = assert!(MAX_TRACKED.as_nanos() == MAX_TRACKED_NS as u128, "one lim
 /// Significant decimal digits of a recorded duration.
 const DIGITS: u8 = 3;
 
-/// A histogram of durations from 1 ns to 1 h with three significant digits; longest, mean and total are exact.
+/// A histogram of durations from 1 ns to 1 h with three significant digits; the longest is exact.
 ///
 /// Takes 264 KiB (33 buckets of 1,024 counters of 8 bytes), all of it from the beginning, whatever is recorded.
 /// Recording takes no lock and cannot fail, so every worker keeps its own and they are merged at the end.
 #[derive(Debug, Clone)]
 pub(crate) struct Latency {
     histogram: Histogram<u64>,
-    total: Duration,
     longest: Duration,
-    saturated: u64,
 }
 
 impl Latency {
@@ -30,20 +28,13 @@ impl Latency {
     pub(crate) fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, MAX_TRACKED_NS, DIGITS)
             .expect("low >= 1, high >= 2 * low and at most five digits are all that is asked");
-        Self { histogram, total: Duration::ZERO, longest: Duration::ZERO, saturated: 0 }
+        Self { histogram, longest: Duration::ZERO }
     }
 
     /// Counts one duration.
     pub(crate) fn record(&mut self, duration: Duration) {
-        let nanos = match u64::try_from(duration.as_nanos()) {
-            Ok(nanos) if nanos <= MAX_TRACKED_NS => nanos,
-            _ => {
-                self.saturated = self.saturated.saturating_add(1);
-                MAX_TRACKED_NS
-            }
-        };
-        self.histogram.saturating_record(nanos);
-        self.total = self.total.saturating_add(duration);
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.histogram.saturating_record(nanos.min(MAX_TRACKED_NS));
         self.longest = self.longest.max(duration);
     }
 
@@ -52,9 +43,7 @@ impl Latency {
         self.histogram
             .add(&other.histogram)
             .expect("all values have the same bounds, so each has a place in the other");
-        self.total = self.total.saturating_add(other.total);
         self.longest = self.longest.max(other.longest);
-        self.saturated = self.saturated.saturating_add(other.saturated);
     }
 
     /// The duration that the share `quantile` (0 to 1, held to that range) of all did not exceed, to three digits; zero
@@ -68,30 +57,6 @@ impl Latency {
     /// The longest duration, exact even where it lies beyond [`MAX_TRACKED`]; zero if nothing was recorded.
     pub(crate) fn max(&self) -> Duration {
         self.longest
-    }
-
-    /// How many durations were recorded.
-    pub(crate) fn count(&self) -> u64 {
-        self.histogram.len()
-    }
-
-    /// The sum of all durations, exact.
-    pub(crate) fn total(&self) -> Duration {
-        self.total
-    }
-
-    /// The mean, exact to the nanosecond; zero if nothing was recorded.
-    pub(crate) fn mean(&self) -> Duration {
-        match self.total.as_nanos().checked_div(u128::from(self.count())) {
-            // The quotient is at most the longest duration; beyond 584 years it is shown as that.
-            Some(nanos) => Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)),
-            None => Duration::ZERO,
-        }
-    }
-
-    /// How many durations were longer than [`MAX_TRACKED`], so that quantiles show them as that.
-    pub(crate) fn saturated(&self) -> u64 {
-        self.saturated
     }
 }
 
@@ -116,20 +81,16 @@ mod tests {
     #[test]
     fn an_empty_histogram_answers_zero_everywhere() {
         let latency = Latency::default();
-        assert_eq!((latency.count(), latency.saturated()), (0, 0));
-        assert_eq!((latency.max(), latency.mean(), latency.total()), (Duration::ZERO, Duration::ZERO, Duration::ZERO));
+        assert_eq!(latency.max(), Duration::ZERO);
         for quantile in [0.0, 0.5, 1.0, f64::NAN, -1.0, 7.0] {
             assert_eq!(latency.quantile(quantile), Duration::ZERO);
         }
     }
 
     #[test]
-    fn quantiles_have_three_digits_and_the_rest_is_exact() {
+    fn quantiles_have_three_digits_and_the_longest_is_exact() {
         let latency = recorded((1..=1000).map(Duration::from_micros));
-        assert_eq!(latency.count(), 1000);
         assert_eq!(latency.max(), Duration::from_micros(1000));
-        assert_eq!(latency.total(), Duration::from_micros(500_500));
-        assert_eq!(latency.mean(), Duration::from_nanos(500_500));
         for (quantile, micros) in [(0.001, 1), (0.5, 500), (0.9, 900), (0.99, 990), (1.0, 1000)] {
             let (found, exact) = (latency.quantile(quantile), Duration::from_micros(micros));
             assert!(found.abs_diff(exact) * 1000 <= exact, "{quantile}: {found:?}, not {exact:?}");
@@ -140,13 +101,10 @@ mod tests {
     #[test]
     fn what_is_too_long_or_too_short_is_counted_and_seen() {
         let latency = recorded([Duration::ZERO, Duration::MAX, MAX_TRACKED, MAX_TRACKED + Duration::from_nanos(1)]);
-        assert_eq!(latency.count(), 4);
-        assert_eq!(latency.saturated(), 2);
+        assert_eq!(latency.histogram.len(), 4);
         assert_eq!(latency.max(), Duration::MAX);
-        assert_eq!(latency.total(), Duration::MAX);
         assert_eq!(latency.quantile(0.0), Duration::ZERO);
         assert!(latency.quantile(1.0) >= MAX_TRACKED);
-        assert!(latency.mean() > MAX_TRACKED);
     }
 
     #[test]
@@ -159,7 +117,7 @@ mod tests {
         merged.merge(&recorded(long));
         let one = recorded(fast.chain(slow).chain(long));
         assert_eq!(merged.histogram, one.histogram);
-        assert_eq!((merged.total(), merged.max(), merged.saturated()), (one.total(), one.max(), one.saturated()));
+        assert_eq!(merged.max(), one.max());
     }
 
     #[test]

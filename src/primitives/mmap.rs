@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{MmapOptions, MmapRaw};
 
 use crate::primitives::{fs, sys};
 
@@ -40,12 +40,6 @@ impl MappedWindow {
     /// The length of the window.
     pub(crate) fn len(&self) -> usize {
         self.map.len()
-    }
-
-    /// Brings the pages into memory and into our page table in one call. A hint: where a kernel or a file cannot,
-    /// copying does it page by page, and has the true error.
-    pub(crate) fn populate(&self) {
-        let _ = self.map.advise(Advice::PopulateRead);
     }
 
     /// Copies from `offset_in_window` on into `dst`, as much as both have; says how many bytes.
@@ -185,7 +179,6 @@ mod tests {
     fn a_file_truncated_after_mapping_gives_a_short_count_and_no_signal() {
         let (file, content) = file_of(8 * PAGE);
         let window = MappedWindow::map(&file, 0, 8 * PAGE).unwrap();
-        window.populate();
         file.set_len(u64::try_from(3 * PAGE).unwrap()).unwrap();
         let mut dst = vec![0; 8 * PAGE];
         assert_eq!(window.copy_out(0, &mut dst).unwrap(), 3 * PAGE);

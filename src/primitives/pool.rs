@@ -56,11 +56,6 @@ impl BufferPool {
         Ok(PooledBuf { block: Some(block), capacity: self.shared.capacity, len: 0, pool: Arc::downgrade(&self.shared) })
     }
 
-    /// The most data that one buffer holds.
-    pub(crate) fn capacity(&self) -> usize {
-        self.shared.capacity
-    }
-
     /// How many buffers lie in the pool.
     #[cfg(test)]
     fn idle(&self) -> usize {
@@ -174,20 +169,6 @@ impl PooledBuf {
         &mut self.block_mut(end).memory[HEAD_ROOM..end]
     }
 
-    /// The data, and the 16 bytes behind it for its tag.
-    pub(crate) fn data_and_tail_mut(&mut self) -> (&mut [u8], &mut [u8; TAG_LEN]) {
-        let (_, data, tail) = self.head_data_and_tail_mut(0);
-        (data, tail)
-    }
-
-    /// The `n` bytes right before the data.
-    ///
-    /// # Panics
-    /// If `n` is more than [`HEAD_ROOM`].
-    pub(crate) fn head_mut(&mut self, n: usize) -> &mut [u8] {
-        self.head_data_and_tail_mut(n).0
-    }
-
     /// The `head` bytes right before the data, the data, and the 16 bytes behind it: header, text and tag of a record
     /// that is sealed in place.
     ///
@@ -246,7 +227,7 @@ mod tests {
         for capacity in [0, 1, 4095, 4096, 100_000] {
             let pool = BufferPool::new(capacity);
             let mut buf = pool.take().unwrap();
-            assert_eq!((buf.len(), buf.capacity(), pool.capacity()), (0, capacity, capacity));
+            assert_eq!((buf.len(), buf.capacity()), (0, capacity));
             assert!(buf.is_empty());
             assert_eq!(buf.whole_mut().as_ptr().addr() % 4096, 0);
             buf.set_len(capacity);
@@ -261,10 +242,10 @@ mod tests {
         let mut buf = pool.take().unwrap();
         for len in [0, 5, 8] {
             buf.set_len(len);
-            buf.as_mut_slice().fill(b'd');
-            buf.head_mut(3).copy_from_slice(b"hhh");
-            let (data, tail) = buf.data_and_tail_mut();
+            let (head, data, tail) = buf.head_data_and_tail_mut(3);
             assert_eq!(data.len(), len);
+            head.copy_from_slice(b"hhh");
+            data.fill(b'd');
             tail.fill(b't');
             let expected = [b"hhh".as_slice(), &vec![b'd'; len], &[b't'; 16]].concat();
             assert_eq!(buf.framed(3, 16), expected);
@@ -298,8 +279,9 @@ mod tests {
         whole.whole_mut().fill(0xaa);
         part.set_len(4096);
         part.as_mut_slice().fill(0xbb);
-        part.head_mut(64).fill(0xcc);
-        part.data_and_tail_mut().1.fill(0xdd);
+        let (head, _, tail) = part.head_data_and_tail_mut(64);
+        head.fill(0xcc);
+        tail.fill(0xdd);
         // A shorter use later does not make it forget how far the first one wrote.
         part.set_len(1);
         part.as_mut_slice().fill(0xee);
