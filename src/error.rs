@@ -239,7 +239,7 @@ pub enum Error {
         nearest: Option<String>,
     },
     /// The sync of a root failed: the new snapshot may be there after a power cut, or not.
-    #[error("cannot sync the root, so the new snapshot may or may not be there: {}", vault.display())]
+    #[error("cannot write the root durably, so the new snapshot may or may not be there: {}", vault.display())]
     CommitUncertain {
         /// The vault.
         vault: PathBuf,

@@ -422,7 +422,11 @@ impl Front<'_, '_> {
         }
         let (planned, ranges, failed) = match planner.plan(seq, &entry) {
             Ok((planned, ranges)) => (planned, ranges, None),
-            Err(error) => (Planned { content: Content::None, is_linked: false }, Vec::new(), Some(error)),
+            // Its other names will refer to this one all the same, and fail with it.
+            Err(error) => {
+                let is_linked = entry.stat.kind == StatKind::File && entry.stat.nlink > 1;
+                (Planned { content: Content::None, is_linked }, Vec::new(), Some(error))
+            }
         };
         let announced = Announced { entry: entry.clone(), planned, permit, failed };
         let sending = Instant::now();

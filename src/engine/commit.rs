@@ -66,10 +66,12 @@ pub(crate) fn commit(
     let bytes = root.encode(&base.keys.root);
     let (first, second) = if newest_at == ROOT_A_AT { (ROOT_B_AT, ROOT_A_AT) } else { (ROOT_A_AT, ROOT_B_AT) };
     debug_assert!(root.generation() > newest.generation());
-    write_all_at(&**storage, vault, &bytes, first).map_err(|error| (Reached::Root, error))?;
-    if let Err(source) = storage.sync() {
-        return Err((Reached::Root, Error::CommitUncertain { vault: vault.to_owned(), source }));
-    }
+    let uncertain = |source| (Reached::Root, Error::CommitUncertain { vault: vault.to_owned(), source });
+    write_all_at(&**storage, vault, &bytes, first).map_err(|error| match error {
+        Error::Io { source, .. } => uncertain(source),
+        error => (Reached::Root, error),
+    })?;
+    storage.sync().map_err(uncertain)?;
     // The snapshot is there now. A second copy that cannot be written is a warning, no failure.
     if let Err(error) = write_all_at(&**storage, vault, &bytes, second) {
         run.note(vault, format!("the second copy of the root could not be written ({error})"));
