@@ -1,9 +1,11 @@
 //! What a run tells while it goes on, and what it says at its end.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::primitives::units::{format_rate, format_size};
 
 /// Listens to a run. Called from the engine's threads, several at once: implementations must be quick and not block.
 pub trait Observer: Send + Sync {
@@ -125,7 +127,7 @@ impl EntryErrorKind {
     }
 }
 
-/// What a run did. Printed by `Display` as the summary of the command line.
+/// What a run did. `Display` gives its figures in a few lines, without the paths of what failed.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Report {
@@ -182,6 +184,47 @@ impl Report {
     pub fn is_complete(&self) -> bool {
         self.errors.is_empty() && self.failed_files == 0
     }
+}
+
+impl fmt::Display for Report {
+    /// What was processed and failed, sizes, duration, average speed, threads of each stage: a line each, no line end
+    /// behind the last. Lines that have nothing to say are left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.command.is_empty() { "operation" } else { self.command })?;
+        if let Some(number) = self.snapshot {
+            write!(f, ", snapshot {number}")?;
+        }
+        let Self { failed_files, unchanged_files, changed_files, .. } = self;
+        let successful = count(self.successful_files, "file", "files");
+        let directories = count(self.directories, "directory", "directories");
+        write!(f, "\nsuccessfully processed: {successful}, {directories}")?;
+        if *unchanged_files > 0 {
+            write!(f, " ({unchanged_files} unchanged)")?;
+        }
+        write!(f, "\nfailed: {}", count(*failed_files, "file", "files"))?;
+        if *changed_files > 0 {
+            write!(f, " ({changed_files} stored, but changed meanwhile)")?;
+        }
+        // Directories and missing sources are no files, and would go unnoticed here.
+        if u64::try_from(self.errors.len()).is_ok_and(|errors| errors > *failed_files) {
+            write!(f, ", {} errors in all", self.errors.len())?;
+        }
+        write!(f, "\ntotal size: {}", format_size(self.total_size))?;
+        if self.stored_size > 0 {
+            write!(f, " ({} in the vault)", format_size(self.stored_size))?;
+        }
+        write!(f, "\nduration: {:.2} s", self.duration.as_secs_f64())?;
+        write!(f, "\naverage speed: {}", format_rate(self.throughput_bytes_per_sec()))?;
+        for (position, stage) in self.stages.iter().enumerate() {
+            let before = if position == 0 { "\nworkers: " } else { ", " };
+            write!(f, "{before}{} {}", stage.name, stage.workers)?;
+        }
+        Ok(())
+    }
+}
+
+fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// What one stage did, summed over its workers. Times are seconds of wall clock unless said.
@@ -245,5 +288,59 @@ impl From<Error> for Failed {
 impl From<Failed> for Error {
     fn from(failed: Failed) -> Self {
         failed.error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            command: "add",
+            snapshot: Some(3),
+            successful_files: 245,
+            directories: 12,
+            total_size: 1536 << 20,
+            stored_size: 512 << 20,
+            duration: Duration::from_millis(12_300),
+            stages: [("scan", 1), ("read", 2)]
+                .map(|(name, workers)| StageReport { name, workers, ..StageReport::default() })
+                .into(),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn a_report_reads_as_a_few_lines_of_figures() {
+        let lines = [
+            "add, snapshot 3",
+            "successfully processed: 245 files, 12 directories",
+            "failed: 0 files",
+            "total size: 1.5 GiB (512 MiB in the vault)",
+            "duration: 12.30 s",
+            "average speed: 124.9 MiB/s",
+            "workers: scan 1, read 2",
+        ];
+        assert_eq!(report().to_string().lines().collect::<Vec<_>>(), lines);
+    }
+
+    #[test]
+    fn failures_that_are_no_files_are_counted_too() {
+        let missing = EntryError {
+            path: PathBuf::from("gone"),
+            kind: EntryErrorKind::NotFound,
+            message: "cannot open: no such file".into(),
+        };
+        let report = Report { failed_files: 1, changed_files: 1, errors: vec![missing; 3], ..report() };
+        let text = report.to_string();
+        assert!(text.contains("failed: 1 file (1 stored, but changed meanwhile), 3 errors in all"), "{text}");
+    }
+
+    #[test]
+    fn an_empty_report_has_no_infinite_speed_and_no_empty_lines() {
+        let text = Report::default().to_string();
+        assert!(text.ends_with("\naverage speed: 0 B/s"), "{text}");
+        assert!(text.lines().all(|line| !line.is_empty()), "{text}");
     }
 }
