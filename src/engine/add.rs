@@ -123,7 +123,7 @@ impl Vault {
             look_ahead: LOOK_AHEAD.min(usize::try_from(plan.entry_window).unwrap_or(LOOK_AHEAD)),
         };
         let scan = scan(roots, scan_options)?;
-        let segment = SegmentWriter::new(Arc::clone(&base.storage), &self.path, &self.keys)?;
+        let segment = SegmentWriter::new(Arc::clone(&base.storage), &self.path, &self.keys, &run.stop)?;
         let mapping = match options.read_mode {
             ReadMode::Auto => Mapping::Local,
             ReadMode::Mmap => Mapping::Always,

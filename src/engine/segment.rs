@@ -10,8 +10,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::crypto::derive::{SegmentKeys, segment_keys};
+use crate::engine::cancel::Stop;
 use crate::engine::state::VaultKeys;
 use crate::error::{Error, FileOp, Result};
 use crate::format::index::{BlockRef, SegmentSalt};
@@ -29,6 +31,11 @@ const MAX_EXTENT_LEN: u64 = 64 << 20;
 const TAIL_LEN: u64 = 256 << 10;
 /// Write-behind is started for about so many bytes at a time.
 const WRITEBACK_LEN: u64 = 8 << 20;
+
+/// How often a busy ALLOC lock is tried.
+const ALLOC_POLL: Duration = Duration::from_millis(2);
+/// How long a run waits for the ALLOC lock to give space back.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A stretch of the file that belongs to this run.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +65,7 @@ struct Space {
 /// Writes the records of one run.
 pub(crate) struct SegmentWriter {
     storage: Arc<dyn Storage>,
+    stop: Arc<Stop>,
     vault: PathBuf,
     vault_id: VaultId,
     salt: Salt,
@@ -74,10 +82,13 @@ pub(crate) struct SegmentWriter {
 
 impl SegmentWriter {
     /// A writer with a fresh salt, and no extent yet.
-    pub(crate) fn new(storage: Arc<dyn Storage>, vault: &Path, keys: &VaultKeys) -> Result<Self> {
+    ///
+    /// - `stop`: ends the wait for the ALLOC lock.
+    pub(crate) fn new(storage: Arc<dyn Storage>, vault: &Path, keys: &VaultKeys, stop: &Arc<Stop>) -> Result<Self> {
         let salt = Salt::generate()?;
         Ok(Self {
             storage,
+            stop: Arc::clone(stop),
             vault: vault.to_owned(),
             vault_id: keys.vault_id,
             salt,
@@ -236,7 +247,7 @@ impl SegmentWriter {
     /// Lengthens the file under the ALLOC lock and writes the head of the new extent, unless it prolongs the current one.
     fn allocate(&self, len: u64, own_end: u64, extent_number: usize) -> Result<Stretch> {
         let io = |op| move |error| Error::io(op, &self.vault, error);
-        self.storage.lock(Lock::Alloc, LockMode::Exclusive).map_err(io(FileOp::Lock))?;
+        self.lock_alloc(|_| self.stop.is_stopped())?;
         let allocated = (|| -> Result<Stretch> {
             let file_len = self.storage.len().map_err(io(FileOp::Stat))?;
             let start = align_up(file_len, RECORD_ALIGNMENT).unwrap_or(u64::MAX);
@@ -289,7 +300,8 @@ impl SegmentWriter {
             return Ok(());
         }
         unused.sort_unstable_by_key(|stretch| std::cmp::Reverse(stretch.start));
-        self.storage.lock(Lock::Alloc, LockMode::Exclusive).map_err(io(FileOp::Lock))?;
+        // A run that is ending gives its space back all the same, if the lock is to be had soon.
+        self.lock_alloc(|began| began.elapsed() > RELEASE_PATIENCE)?;
         let released = unused.iter().try_for_each(|stretch| {
             if self.storage.len().map_err(io(FileOp::Stat))? == stretch.end {
                 self.storage.set_len(stretch.start).map_err(io(FileOp::Truncate))
@@ -299,6 +311,21 @@ impl SegmentWriter {
         });
         self.storage.unlock(Lock::Alloc).map_err(io(FileOp::Lock))?;
         released
+    }
+
+    /// Takes the ALLOC lock, which others hold for moments only, unless `give_up` says that it took too long.
+    fn lock_alloc(&self, give_up: impl Fn(Instant) -> bool) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let taken = self.storage.try_lock(Lock::Alloc, LockMode::Exclusive);
+            if taken.map_err(|error| Error::io(FileOp::Lock, &self.vault, error))? {
+                return Ok(());
+            }
+            if give_up(began) {
+                return Err(Error::Locked(self.vault.clone()));
+            }
+            std::thread::sleep(ALLOC_POLL);
+        }
     }
 
     /// Seals one metadata record under the next number, without writing it.

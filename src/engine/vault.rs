@@ -171,7 +171,7 @@ impl Vault {
         let header = self.header.encode(&self.keys.header);
         write_all_at(&*storage, path, &header[..], HEADER_A_AT)?;
         write_all_at(&*storage, path, &header[..], HEADER_B_AT)?;
-        let segment = SegmentWriter::new(Arc::clone(&storage), path, &self.keys)?;
+        let segment = SegmentWriter::new(Arc::clone(&storage), path, &self.keys, &Arc::default())?;
         let mut commit = Commit {
             flags: 0,
             generation: FIRST_GENERATION,
