@@ -131,6 +131,9 @@ mod crypto;
 mod engine;
 mod error;
 mod format;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod primitives;
 mod stages;
 
