@@ -1,0 +1,19 @@
+//! What flint-pipe promises, a module for each promise; seen from outside, through the library and the program.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "the calls that clippy.toml names are for the program, whose errors need paths; here a panic says enough"
+)]
+#![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+
+mod append;
+mod backpressure;
+mod cancellation;
+mod concurrent;
+mod crash_recovery;
+mod damage;
+mod determinism;
+mod extraction_safety;
+mod roundtrip;
+mod sources;
+mod support;
