@@ -424,7 +424,7 @@ impl Front<'_, '_> {
             Ok((planned, ranges)) => (planned, ranges, None),
             // Its other names will refer to this one all the same, and fail with it.
             Err(error) => {
-                let is_linked = entry.stat.kind == StatKind::File && entry.stat.nlink > 1;
+                let is_linked = entry.stat.kind != StatKind::Directory && entry.stat.nlink > 1;
                 (Planned { content: Content::None, is_linked }, Vec::new(), Some(error))
             }
         };

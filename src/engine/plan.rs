@@ -98,11 +98,7 @@ impl<'s> Planner<'s> {
     /// # Errors
     /// What concerns this entry alone: it could not be looked into for holes.
     pub(crate) fn plan(&mut self, seq: EntrySeq, entry: &ScannedEntry) -> Result<(Planned, Vec<FileRange>)> {
-        let none = Planned { content: Content::None, is_linked: false };
-        if entry.stat.kind != StatKind::File {
-            return Ok((none, Vec::new()));
-        }
-        let is_linked = entry.stat.nlink > 1;
+        let is_linked = entry.stat.kind != StatKind::Directory && entry.stat.nlink > 1;
         if is_linked {
             let id = (entry.stat.dev, entry.stat.ino);
             if let Some((first, left)) = self.links.get_mut(&id) {
@@ -114,6 +110,9 @@ impl<'s> Planner<'s> {
                 return Ok((Planned { content, is_linked }, Vec::new()));
             }
             self.links.insert(id, (seq, entry.stat.nlink - 1));
+        }
+        if entry.stat.kind != StatKind::File {
+            return Ok((Planned { content: Content::None, is_linked }, Vec::new()));
         }
         if self.device(entry)? == FsKind::Pseudo {
             return Ok((Planned { content: Content::Whole, is_linked }, Vec::new()));

@@ -214,6 +214,8 @@ impl SegmentWriter {
             let gap = Stretch { start: space.cursor, end: space.end };
             space.gaps.push(gap);
         }
+        // Only now: an extent that no record went into is given back, head and all.
+        space.heads.push(next.start);
         space.cursor = next.start + SEGMENT_HEADER_LEN as u64;
         space.end = next.end;
         self.changed.notify_all();
@@ -236,9 +238,6 @@ impl SegmentWriter {
         match space.taken.last_mut() {
             Some(last) if last.end == stretch.start => last.end = stretch.end,
             _ => space.taken.push(stretch),
-        }
-        if stretch.start != own_end {
-            space.heads.push(stretch.start);
         }
         space.next = Some(stretch);
         Ok(space)
