@@ -113,6 +113,11 @@ impl Password {
         self.0.is_empty()
     }
 
+    /// A second copy, which wipes itself too.
+    pub(crate) fn duplicate(&self) -> Self {
+        Self::from_bytes(self.0.to_vec())
+    }
+
     /// The password's bytes, for the key derivation alone.
     pub(super) fn expose(&self) -> &[u8] {
         &self.0

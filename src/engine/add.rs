@@ -29,7 +29,7 @@ use crate::engine::run::{Phase, Run};
 use crate::engine::segment::SegmentWriter;
 use crate::engine::state::State;
 use crate::engine::stats::{WorkerStats, stage_report};
-use crate::engine::vault::{Vault, Writer};
+use crate::engine::vault::{REPLACED, Vault, Writer};
 use crate::error::{Error, FileOp, Result};
 use crate::format::commit::{SNAPSHOT_PARTIAL, SnapshotRecord};
 use crate::format::index::{BlockRef, Item};
@@ -77,10 +77,11 @@ impl Vault {
         let config = &options.pipeline;
         let (result, run) = Run::conduct("pack", &self.path, config, observer, |run| {
             self.warnings.iter().for_each(|warning| run.note(&self.path, warning.clone()));
-            let writer = self.writer(run)?;
+            let writer = self.writer(run).inspect_err(|_| self.unmake_new())?;
             let result = self.add_locked(run, sources, options, source, &writer, &mut done);
             if result.is_err() && writer.is_made {
-                self.unmake(writer);
+                let Writer { state, presence, .. } = writer;
+                self.unmake(&state.storage, presence);
             }
             result
         });
@@ -97,6 +98,10 @@ impl Vault {
         report.stored_size = done.stored_size;
         match result {
             Ok(()) => Ok(report),
+            // The vault that this value was opened for has been taken away by its maker, and another made one since.
+            Err(Error::Refused { what: REPLACED, .. }) if self.may_make() => {
+                self.reopen()?.add_from(sources, options, observer, source)
+            }
             Err(error) => Err(Failed { error, report: Box::new(report) }),
         }
     }
@@ -123,7 +128,8 @@ impl Vault {
             look_ahead: LOOK_AHEAD.min(usize::try_from(plan.entry_window).unwrap_or(LOOK_AHEAD)),
         };
         let scan = scan(roots, scan_options)?;
-        let segment = SegmentWriter::new(Arc::clone(&base.storage), &self.path, &self.keys, &run.stop)?;
+        let segment =
+            SegmentWriter::new(Arc::clone(&base.storage), &self.path, &self.keys, &run.stop, run.config.lock_timeout)?;
         let mapping = match options.read_mode {
             ReadMode::Auto => Mapping::Local,
             ReadMode::Mmap => Mapping::Always,
@@ -164,7 +170,7 @@ impl Vault {
         if indexed.files + indexed.directories == 0 {
             return Err(before(Error::NothingStored(self.path.to_path_buf())));
         }
-        let delta = indexed.delta.expect("a run that was not stopped has a tree");
+        let delta = indexed.delta.ok_or((Reached::NoRoot, Error::Interrupted))?;
         let full = if full_is_due(base) { Some(write_full(run, base, segment).map_err(before)?) } else { None };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let partial = run.error_count() > 0;
@@ -379,8 +385,9 @@ impl Front<'_, '_> {
                     }
                 }
                 Scanned::Failed { path, error } => {
-                    let is_listing = matches!(error, Error::Io { op: FileOp::ListDirectory, .. });
-                    self.unseen.fetch_add(u64::from(!is_listing), Ordering::Relaxed);
+                    // The entry itself is told of apart from what could not be learnt of it.
+                    let is_part = matches!(error, Error::Io { op: FileOp::ListDirectory | FileOp::ReadXattr, .. });
+                    self.unseen.fetch_add(u64::from(!is_part), Ordering::Relaxed);
                     self.run.entry_error(&path, &error);
                 }
                 Scanned::Note { path, message } => self.run.note(&path, message),

@@ -90,7 +90,8 @@ fn prepare(base: &State, segment: &SegmentWriter, ready: Ready) -> Result<(u64, 
     } else {
         read_commit(&base.reader, newest.commit(), newest.generation())?
     };
-    let generation = newest.generation() + 1;
+    let used_up = || Error::Refused { what: "the vault's numbers are used up", path: vault.to_owned() };
+    let generation = newest.generation().checked_add(1).ok_or_else(used_up)?;
     let mut table = SegmentTable::default();
     let own = table.add(segment.salt());
 
@@ -109,7 +110,7 @@ fn prepare(base: &State, segment: &SegmentWriter, ready: Ready) -> Result<(u64, 
         return Err(Error::Refused { what: "the vault has too many deltas for one commit", path: vault.to_owned() });
     }
 
-    let number = before.highest_snapshot + 1;
+    let number = before.highest_snapshot.checked_add(1).ok_or_else(used_up)?;
     let place = newest.commit();
     let mut commit = Commit {
         flags: 0,

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Sender, bounded};
 
 use crate::engine::api::{ExtractOptions, Overwrite};
-use crate::engine::budget::Budget;
+use crate::engine::budget::{Budget, Permit};
 use crate::engine::fit::{Plan, fit_unpack};
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
@@ -349,6 +349,7 @@ impl Restore<'_, '_> {
         run.enter(Phase::Stream);
         let began = Instant::now();
         let budget = Budget::new(plan.budget);
+        let window = Budget::new(plan.entry_window);
         let pool = record_pool(plan);
         let planned: Mutex<(Vec<EntryPath>, u64)> = Mutex::default();
         let make_read = || Ok(ReadRecord::<Vec<Piece>>::new(&*state.storage, pool.clone()));
@@ -367,6 +368,7 @@ impl Restore<'_, '_> {
                 state,
                 destination,
                 budget: &budget,
+                window: &window,
                 resolver: Resolver::new(trees, Arc::clone(&state.vault)),
                 segments: Segments::default(),
                 open: VecDeque::new(),
@@ -444,6 +446,8 @@ struct RestorePlanner<'r, 'c> {
     state: &'r State,
     destination: &'r Arc<Destination>,
     budget: &'r Arc<Budget>,
+    /// Bounds the entries without content that are on their way to the writers.
+    window: &'r Arc<Budget>,
     resolver: Resolver,
     segments: Segments,
     open: VecDeque<OpenRecord>,
@@ -519,7 +523,9 @@ impl RestorePlanner<'_, '_> {
             let whole = Piece { file: Arc::clone(&file), at, len, file_offset };
             match self.resolver.place(tree, piece.segment, piece.number) {
                 Ok(place) => self.gather(tree, piece, place, whole)?,
-                Err(Error::Damaged { source, .. }) => return self.send_write(WriteJob::Lost(vec![whole], source)),
+                Err(Error::Damaged { source, .. }) => {
+                    return self.send_write(WriteJob::Lost(vec![whole], source), None);
+                }
                 Err(error) => {
                     self.run.stop.fail(error);
                     return Err(Gone);
@@ -580,12 +586,15 @@ impl RestorePlanner<'_, '_> {
             return Ok(());
         }
         let creates = std::mem::take(&mut self.creates);
-        self.send_write(WriteJob::Create(creates))
+        let (permit, waited) = self.window.acquire(creates.len() as u64, &self.run.stop).ok_or(Gone)?;
+        self.stats.wait_output += waited;
+        self.waits += waited;
+        self.send_write(WriteJob::Create(creates), Some(permit))
     }
 
-    fn send_write(&mut self, job: WriteJob) -> Result<(), Gone> {
+    fn send_write(&mut self, job: WriteJob, permit: Option<Permit>) -> Result<(), Gone> {
         let sending = Instant::now();
-        let sent = self.to_write.send(Envelope { item: job, permit: None });
+        let sent = self.to_write.send(Envelope { item: job, permit });
         self.stats.wait_output += sending.elapsed();
         self.waits += sending.elapsed();
         sent.map_err(|_| Gone)

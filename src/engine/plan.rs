@@ -178,7 +178,9 @@ impl<'s> Planner<'s> {
                 Ok(())
             }
             Content::Slices(count) => {
-                let file = Arc::new(LargeFile::new(seq, entry.path.clone(), entry.stat.clone(), count));
+                let data_len = ranges.iter().map(|range| range.len).sum();
+                let file = LargeFile::new(seq, entry.path.clone(), entry.stat.clone(), count, data_len);
+                let file = Arc::new(file);
                 let mut index = 0;
                 for_each_slice(&ranges, self.chunk_size, |ranges| {
                     let slice = FileSlice { file: Arc::clone(&file), index, ranges };

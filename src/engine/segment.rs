@@ -34,6 +34,8 @@ const WRITEBACK_LEN: u64 = 8 << 20;
 
 /// How often a busy ALLOC lock is tried.
 const ALLOC_POLL: Duration = Duration::from_millis(2);
+/// Others may hold the ALLOC lock for so long without being waited for in the sense of `--lock-timeout`.
+const ALLOC_HOLD: Duration = Duration::from_secs(1);
 /// How long a run waits for the ALLOC lock to give space back.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -66,6 +68,7 @@ struct Space {
 pub(crate) struct SegmentWriter {
     storage: Arc<dyn Storage>,
     stop: Arc<Stop>,
+    lock_timeout: Option<Duration>,
     vault: PathBuf,
     vault_id: VaultId,
     salt: Salt,
@@ -83,12 +86,19 @@ pub(crate) struct SegmentWriter {
 impl SegmentWriter {
     /// A writer with a fresh salt, and no extent yet.
     ///
-    /// - `stop`: ends the wait for the ALLOC lock.
-    pub(crate) fn new(storage: Arc<dyn Storage>, vault: &Path, keys: &VaultKeys, stop: &Arc<Stop>) -> Result<Self> {
+    /// - `stop`, `lock_timeout`: end the wait for the ALLOC lock.
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        vault: &Path,
+        keys: &VaultKeys,
+        stop: &Arc<Stop>,
+        lock_timeout: Option<Duration>,
+    ) -> Result<Self> {
         let salt = Salt::generate()?;
         Ok(Self {
             storage,
             stop: Arc::clone(stop),
+            lock_timeout,
             vault: vault.to_owned(),
             vault_id: keys.vault_id,
             salt,
@@ -190,7 +200,8 @@ impl SegmentWriter {
                 let half_used = space.next.is_none() && space.end - space.cursor < space.next_len / 4;
                 // Once what is left is known, an extent ahead of need would be one too many at the end.
                 if half_used && !space.taking && self.left().is_none() {
-                    drop(self.take_extent(space, len)?);
+                    // Ahead of need: if there is no more space, the record that needs it will say so.
+                    drop(self.take_extent(space, len));
                 }
                 return Ok(offset);
             }
@@ -229,7 +240,12 @@ impl SegmentWriter {
         let extent_len = wanted.max(len + SEGMENT_HEADER_LEN as u64);
         let (own_end, extent_number) = (space.end, space.heads.len());
         drop(space);
-        let taken = self.allocate(extent_len, own_end, extent_number);
+        let least = len + SEGMENT_HEADER_LEN as u64;
+        let taken = match self.allocate(extent_len, own_end, extent_number) {
+            // No room for an extent of that length: there may be some for the record that asks.
+            Err(error) if is_no_space(&error) && extent_len > least => self.allocate(least, own_end, extent_number),
+            taken => taken,
+        };
         let mut space = self.space();
         space.taking = false;
         self.changed.notify_all();
@@ -246,13 +262,19 @@ impl SegmentWriter {
     /// Lengthens the file under the ALLOC lock and writes the head of the new extent, unless it prolongs the current one.
     fn allocate(&self, len: u64, own_end: u64, extent_number: usize) -> Result<Stretch> {
         let io = |op| move |error| Error::io(op, &self.vault, error);
-        self.lock_alloc(|_| self.stop.is_stopped())?;
+        self.lock_alloc(|began| {
+            self.stop.is_stopped() || self.lock_timeout.is_some_and(|timeout| began.elapsed() > timeout.max(ALLOC_HOLD))
+        })?;
         let allocated = (|| -> Result<Stretch> {
             let file_len = self.storage.len().map_err(io(FileOp::Stat))?;
             let start = align_up(file_len, RECORD_ALIGNMENT).unwrap_or(u64::MAX);
             let end = start.checked_add(len).filter(|&end| end <= i64::MAX.unsigned_abs());
             let end = end.ok_or_else(|| Error::Refused { what: "the vault is too long", path: self.vault.clone() })?;
-            self.storage.allocate(start, len).map_err(io(FileOp::Allocate))?;
+            if let Err(error) = self.storage.allocate(start, len) {
+                // A file system may have lengthened the file before it ran out of space.
+                let _ = self.storage.set_len(file_len);
+                return Err(Error::io(FileOp::Allocate, &self.vault, error));
+            }
             Ok(Stretch { start, end })
         })();
         self.storage.unlock(Lock::Alloc).map_err(io(FileOp::Lock))?;
@@ -342,6 +364,10 @@ impl BlockSink for &SegmentWriter {
         let sealed_len = u32::try_from(framed.len()).expect("metadata records are at most 16 MiB");
         Ok(BlockRef { number, offset, sealed_len })
     }
+}
+
+fn is_no_space(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
 }
 
 /// Writes all of `bytes`, however many calls that takes.

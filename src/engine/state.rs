@@ -204,7 +204,12 @@ impl MetaReader {
     fn framed(&self, block: &BlockRef, max_plain: u32) -> Result<Vec<u8>> {
         check_place(block.offset, block.sealed_len, max_plain).map_err(|why| self.malformed(block, why))?;
         let mut framed = vec![0; block.sealed_len as usize];
-        let read = read_at_most(&*self.storage, &self.vault, &mut framed, block.offset)?;
+        let read = match read_at_most(&*self.storage, &self.vault, &mut framed, block.offset) {
+            Err(Error::Io { source, .. }) => {
+                return Err(self.malformed(block, Malformation::Unreadable { why: source.to_string() }));
+            }
+            read => read?,
+        };
         if read < framed.len() {
             return Err(self.malformed(block, Malformation::Truncated { structure: "record" }));
         }

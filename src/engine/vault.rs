@@ -33,7 +33,8 @@ pub struct Vault {
     pub(crate) dir: Arc<dyn VaultDir>,
     pub(crate) keys: Arc<VaultKeys>,
     header: Header,
-    may_make: bool,
+    /// What to make the vault with, if it may be made.
+    making: Option<Making>,
     /// The file that this value has made and not yet committed to, with PRESENCE held on it.
     made: Mutex<Option<Made>>,
     /// What was found wrong with a spare copy of the header when the vault was opened.
@@ -44,6 +45,14 @@ struct Made {
     storage: Arc<dyn Storage>,
     held: Held,
 }
+
+struct Making {
+    password: Password,
+    options: CreateOptions,
+}
+
+/// Why an operation is refused that finds another vault's header.
+pub(crate) const REPLACED: &str = "another vault has been put in the place of this one";
 
 impl std::fmt::Debug for Vault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -66,7 +75,7 @@ impl Vault {
         }
         let vault = Self::make(path, dir, password, options)?.ok_or_else(|| Error::Exists(path.to_owned()))?;
         vault.made.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok(Self { may_make: false, ..vault })
+        Ok(vault)
     }
 
     /// Opens a vault with its password.
@@ -85,18 +94,7 @@ impl Vault {
     /// As [`Vault::create`] and [`Vault::open`].
     pub fn open_or_create(path: impl AsRef<Path>, password: &Password, options: &CreateOptions) -> Result<Self> {
         let path = path.as_ref();
-        loop {
-            let dir = vault_dir(path)?;
-            match Self::open_file(path, Arc::clone(&dir), password) {
-                Err(Error::NoVault(_)) => {}
-                Ok(vault) => return Ok(Self { may_make: true, ..vault }),
-                Err(error) => return Err(error),
-            }
-            // Who loses the race for the name opens the winner's.
-            if let Some(vault) = Self::make(path, dir, password, options)? {
-                return Ok(vault);
-            }
-        }
+        Self::open_in(path, vault_dir(path)?, password, Some(options))
     }
 
     /// As [`Vault::open`], or with `make` as [`Vault::open_or_create`], with the file behind a [`VaultDir`] of the
@@ -111,11 +109,21 @@ impl Vault {
         make: Option<&CreateOptions>,
     ) -> Result<Self> {
         let path = path.as_ref();
-        match (Self::open_file(path, Arc::clone(&dir), password), make) {
-            (Err(Error::NoVault(_)), Some(options)) => {
-                Self::make(path, dir, password, options)?.ok_or_else(|| Error::Exists(path.to_owned()))
-            }
-            (opened, _) => opened,
+        loop {
+            let opened = Self::open_file(path, Arc::clone(&dir), password);
+            let mut vault = match (opened, make) {
+                (Err(Error::NoVault(_)), Some(options)) => {
+                    match Self::make(path, Arc::clone(&dir), password, options)? {
+                        Some(vault) => vault,
+                        // Who loses the race for the name opens the winner's.
+                        None => continue,
+                    }
+                }
+                (opened, _) => opened?,
+            };
+            let making = |options: &CreateOptions| Making { password: password.duplicate(), options: options.clone() };
+            vault.making = make.map(making);
+            return Ok(vault);
         }
     }
 
@@ -133,7 +141,7 @@ impl Vault {
             dir,
             keys: Arc::new(keys),
             header,
-            may_make: false,
+            making: None,
             made: Mutex::new(None),
             warnings,
         })
@@ -153,7 +161,7 @@ impl Vault {
             dir,
             keys: Arc::new(VaultKeys::derive(vault_id, master)),
             header,
-            may_make: true,
+            making: None,
             made: Mutex::new(None),
             warnings: Vec::new(),
         };
@@ -171,7 +179,7 @@ impl Vault {
         let header = self.header.encode(&self.keys.header);
         write_all_at(&*storage, path, &header[..], HEADER_A_AT)?;
         write_all_at(&*storage, path, &header[..], HEADER_B_AT)?;
-        let segment = SegmentWriter::new(Arc::clone(&storage), path, &self.keys, &Arc::default())?;
+        let segment = SegmentWriter::new(Arc::clone(&storage), path, &self.keys, &Arc::default(), None)?;
         let mut commit = Commit {
             flags: 0,
             generation: FIRST_GENERATION,
@@ -198,7 +206,10 @@ impl Vault {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
             Err(error) => return Err(Error::io(FileOp::Link, path, error)),
         }
-        self.dir.sync().map_err(io(FileOp::Sync))?;
+        if let Err(error) = self.dir.sync() {
+            self.unmake(&storage, held);
+            return Err(Error::io(FileOp::Sync, path, error));
+        }
         Ok(Some(Made { storage, held }))
     }
 
@@ -219,7 +230,7 @@ impl Vault {
                 Some(made) => (made.storage, made.held),
                 None => {
                     let Some(storage) = open_storage(&self.path, &*self.dir, true)? else {
-                        if !self.may_make {
+                        if !self.may_make() {
                             return Err(Error::NoVault(self.path.to_path_buf()));
                         }
                         // Its maker has failed and taken it away: this run makes it then.
@@ -232,12 +243,21 @@ impl Vault {
                 }
             };
             let same = self.dir.is_same_file(&*storage);
-            if same.map_err(|error| Error::io(FileOp::Stat, &self.path, error))? {
-                let state = self.state(storage, false)?;
-                return Ok(Writer { state, presence, is_made });
-            }
-            // It was replaced or taken away between opening and locking.
-            drop(presence);
+            let state = match same.map_err(|error| Error::io(FileOp::Stat, &self.path, error)) {
+                Ok(true) => self.state(Arc::clone(&storage), false),
+                // It was replaced or taken away between opening and locking.
+                Ok(false) => continue,
+                Err(error) => Err(error),
+            };
+            return match state {
+                Ok(state) => Ok(Writer { state, presence, is_made }),
+                Err(error) => {
+                    if is_made {
+                        self.unmake(&storage, presence);
+                    }
+                    Err(error)
+                }
+            };
         }
     }
 
@@ -249,22 +269,38 @@ impl Vault {
                 .is_ok_and(|header: &crate::format::header::UnverifiedHeader| header.vault_id() != self.keys.vault_id)
         };
         if headers.iter().all(replaced) {
-            let what = "another vault has been put in the place of this one";
-            return Err(Error::Refused { what, path: self.path.to_path_buf() });
+            return Err(Error::Refused { what: REPLACED, path: self.path.to_path_buf() });
         }
         State::newest(storage, Arc::clone(&self.path), Arc::clone(&self.keys), track)
     }
 
+    /// Whether the vault may be made where there is none.
+    pub(crate) fn may_make(&self) -> bool {
+        self.making.is_some()
+    }
+
+    /// The vault that is there now, or a new one.
+    pub(crate) fn reopen(&self) -> Result<Self> {
+        let making = self.making.as_ref().ok_or_else(|| Error::NoVault(self.path.to_path_buf()))?;
+        Self::open_in(&self.path, Arc::clone(&self.dir), &making.password, Some(&making.options))
+    }
+
+    /// Takes the vault away that this value has made and that no run has begun on.
+    pub(crate) fn unmake_new(&self) {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Made { storage, held }) = made {
+            self.unmake(&storage, held);
+        }
+    }
+
     /// Takes away a vault that this run has made and that nobody has committed to.
-    pub(crate) fn unmake(&self, writer: Writer) {
-        let Writer { state, presence, .. } = writer;
-        let storage = Arc::clone(&state.storage);
+    pub(crate) fn unmake(&self, storage: &Arc<dyn Storage>, presence: Held) {
         // Converts the lock that `presence` holds; another writer's shared one makes this fail, and the vault stays.
         let alone = storage.try_lock(Lock::Presence, LockMode::Exclusive).unwrap_or(false);
         let untouched = || {
-            let roots = read_roots(&*storage, &self.path, &self.keys, true).ok()?;
+            let roots = read_roots(&**storage, &self.path, &self.keys, true).ok()?;
             let (_, root) = newest_root(&self.path, &roots).ok()?;
-            (root.generation() == FIRST_GENERATION && self.dir.is_same_file(&*storage).ok()?).then_some(())
+            (root.generation() == FIRST_GENERATION && self.dir.is_same_file(&**storage).ok()?).then_some(())
         };
         if alone && untouched().is_some() {
             // What fails here leaves an empty vault behind, which is a whole one.
@@ -330,6 +366,13 @@ impl Vault {
             password_slots,
             warnings,
         })
+    }
+}
+
+/// A vault that was made for an operation which then did not take place is taken away again.
+impl Drop for Vault {
+    fn drop(&mut self) {
+        self.unmake_new();
     }
 }
 

@@ -79,7 +79,11 @@ impl Vault {
                 keep_going(run, &self.path, error)?;
             }
         }
-        let mut wanted: Vec<(SegmentSalt, RecordPlace)> = records.into_places();
+        let mut wanted: Vec<(SegmentSalt, RecordPlace)> = match options.at {
+            None => records.into_places(),
+            // Of the records that its trees list, those that its own entries are made of.
+            Some(number) => needed(run, state, &state.snapshot(number)?)?,
+        };
         wanted.sort_unstable_by_key(|(_, place)| place.offset);
         let listed_bytes: Vec<(u64, u32)> = wanted.iter().map(|(_, place)| (place.offset, place.sealed_len)).collect();
         if !options.quick {
@@ -273,6 +277,22 @@ fn check_tree(run: &Run<'_>, tree: &Arc<Tree>, state: &State, checked: &mut Chec
         return Err(Error::malformed(&*state.vault, 0, why));
     }
     Ok(())
+}
+
+/// The records that the entries of one snapshot are made of, each once.
+fn needed(run: &Run<'_>, state: &State, commit: &Commit) -> Result<Vec<(SegmentSalt, RecordPlace)>> {
+    let trees = state.trees(commit)?;
+    let mut merge = state.merge(&trees)?;
+    let mut resolver = Resolver::new(&trees, Arc::clone(&state.vault));
+    let mut needed = Records::default();
+    while let Some((tree, entry)) = merge.next()? {
+        run.check()?;
+        for piece in pieces(&entry.extents) {
+            let salt = resolver.segment(tree, piece.segment).clone();
+            needed.places.insert((salt, piece.number), resolver.place(tree, piece.segment, piece.number)?);
+        }
+    }
+    Ok(needed.into_places())
 }
 
 /// A record that is lost: its segment and number.

@@ -17,6 +17,8 @@ use crate::primitives::fs::Timestamp;
 
 /// A leaf or node is sealed when it has grown to this many bytes; one that a single long name makes larger is legal.
 pub(crate) const BLOCK_TARGET_LEN: usize = 64 * 1024;
+/// A leaf is also sealed when its paths, written out, have grown to so many bytes; one path more is legal.
+pub(crate) const PATH_BYTES_TARGET: usize = 1024 * 1024;
 /// The most plain bytes of any block of an index.
 pub(crate) const MAX_BLOCK_LEN: usize = 1024 * 1024;
 /// An entry that takes more than this puts its extents and extended attributes into overflow blocks.
@@ -234,6 +236,7 @@ pub(crate) struct LeafBuilder {
     owners: Vec<Owner>,
     items: Vec<u8>,
     count: usize,
+    path_bytes: usize,
     first_path: Vec<u8>,
     last_path: Vec<u8>,
 }
@@ -244,9 +247,9 @@ impl LeafBuilder {
         self.count == 0
     }
 
-    /// Bytes so far, but for the owners and counts.
-    pub(crate) fn len(&self) -> usize {
-        self.items.len() + self.owners.len() * 24
+    /// Whether it has grown to where it is to be sealed.
+    pub(crate) fn is_full(&self) -> bool {
+        self.items.len() + self.owners.len() * 24 >= BLOCK_TARGET_LEN || self.path_bytes >= PATH_BYTES_TARGET
     }
 
     /// Appends one item; its path must be behind the last one's. `overflow` replaces its extents and extended attributes.
@@ -267,6 +270,7 @@ impl LeafBuilder {
         encode_onto(&ItemRepr { shared: shared_len, suffix: &path[shared..], body }, &mut self.items);
         self.last_path.truncate(shared);
         self.last_path.extend_from_slice(&path[shared..]);
+        self.path_bytes += path.len();
         self.count += 1;
     }
 
@@ -340,10 +344,15 @@ pub(crate) fn decode_leaf(bytes: &[u8], segments: u32) -> Result<Vec<LeafItem>, 
         .collect();
     let mut items = Vec::with_capacity(repr.items.len());
     let mut path: Vec<u8> = Vec::new();
+    let mut path_bytes = 0;
     for (position, item) in repr.items.into_iter().enumerate() {
         let shared = item.shared as usize;
         if shared > path.len() || shared + item.suffix.len() > MAX_PATH_LEN {
             return Err(malformed("path"));
+        }
+        path_bytes += shared + item.suffix.len();
+        if path_bytes > PATH_BYTES_TARGET + MAX_PATH_LEN {
+            return Err(malformed("sum of the lengths of paths"));
         }
         let ascends = position == 0 || compare_paths(&path[shared..], item.suffix).is_lt();
         path.truncate(shared);

@@ -64,7 +64,7 @@ impl TreeWriter {
             Item::Delete(_) => self.deletes += 1,
         }
         self.leaf.push(item, overflow);
-        if self.leaf.len() >= BLOCK_TARGET_LEN { self.seal_leaf(sink) } else { Ok(()) }
+        if self.leaf.is_full() { self.seal_leaf(sink) } else { Ok(()) }
     }
 
     fn put(&mut self, kind: RecordKind, plain: &[u8], sink: &mut dyn BlockSink) -> Result<BlockRef> {

@@ -28,6 +28,8 @@ pub(crate) struct LargeFile {
     pub(crate) path: PathBuf,
     /// What the scan saw.
     pub(crate) stat: Stat,
+    /// It has no holes.
+    is_dense: bool,
     remaining: AtomicU32,
     cut_short: AtomicBool,
     opened: OnceLock<Result<Opened, SharedError>>,
@@ -67,11 +69,12 @@ impl SharedError {
 }
 
 impl LargeFile {
-    /// A file that will be read in `slices` slices.
-    pub(crate) fn new(entry: EntrySeq, path: PathBuf, stat: Stat, slices: u32) -> Self {
+    /// A file that will be read in `slices` slices; `data_len` bytes of it are data, the rest holes.
+    pub(crate) fn new(entry: EntrySeq, path: PathBuf, stat: Stat, slices: u32, data_len: u64) -> Self {
         Self {
             entry,
             path,
+            is_dense: data_len == stat.size,
             stat,
             remaining: AtomicU32::new(slices),
             cut_short: AtomicBool::new(false),
@@ -198,28 +201,34 @@ impl<'s> Read<'s> {
         if all && unchanged(&whole.stat, &after) {
             return Ok((got, true, PartVerdict::Good, None));
         }
-        if all && after.size > whole.stat.size {
+        // Of a file with holes it cannot be told whether it only grew: they may have been filled.
+        let is_dense = planned == whole.stat.size;
+        if all && is_dense && after.size > whole.stat.size {
             return Ok((got, true, PartVerdict::Grew, None));
         }
         // Changed since the scan, or while it was read: once more, from the attributes of now, never more than planned.
         buf.set_len(at);
         let before = after;
-        let ranges = if before.blocks * 512 < before.size {
-            clip(file.data_ranges(before.size).map_err(io)?, planned)
+        let available = if before.blocks * 512 < before.size {
+            file.data_ranges(before.size).map_err(io)?
+        } else if before.size == 0 {
+            Vec::new()
         } else {
-            clip(vec![FileRange { offset: 0, len: before.size }], planned)
+            vec![FileRange { offset: 0, len: before.size }]
         };
+        // What does not fit into the chunk that was planned ends the file: it is as if it had come later.
+        let clipped = total(&available) > planned;
+        let ranges = clip(available, planned);
         let wanted = total(&ranges);
+        let end = ranges.last().map_or(0, |range| range.offset + range.len);
         let got = read_ranges(&*file, &ranges, buf).map_err(io)?;
         let after = file.stat().map_err(|error| Error::io(FileOp::Stat, &whole.path, error))?;
         let all = total(&got) == wanted;
-        let fits = ranges.last().map_or(0, |range| range.offset + range.len) <= before.size && wanted <= planned;
-        // What did not fit into the chunk that was planned is as if it had been appended later.
-        let clipped = before.size > whole.stat.size;
+        let only_grew = is_dense && end >= whole.stat.size && after.size >= before.size;
         let verdict = match () {
-            () if all && fits && unchanged(&before, &after) && !clipped => PartVerdict::Good,
-            () if all && after.size >= before.size && before.size >= whole.stat.size && clipped => PartVerdict::Grew,
-            () => PartVerdict::Changed(what_changed(&before, &after)),
+            () if all && !clipped && unchanged(&before, &after) => PartVerdict::Good,
+            () if all && clipped && only_grew => PartVerdict::Grew,
+            () => PartVerdict::Changed(what_changed(&whole.stat, &after)),
         };
         Ok((got, all && !clipped, verdict, Some(before)))
     }
@@ -291,7 +300,7 @@ impl<'s> Read<'s> {
         let cut_short = file.cut_short.load(Ordering::Acquire);
         if !cut_short && unchanged(&file.stat, &after) {
             PartVerdict::Good
-        } else if !cut_short && after.size > file.stat.size {
+        } else if !cut_short && file.is_dense && after.size > file.stat.size {
             PartVerdict::Grew
         } else {
             PartVerdict::Changed(what_changed(&file.stat, &after))
