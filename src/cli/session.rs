@@ -172,6 +172,11 @@ impl Session {
                 life.pulled = Some(now);
                 self.cancel.cancel();
             }
+            // Past this point "the vault is as it was" could be untrue.
+            (Stage::Running(_), Some(_)) if self.commits() => {
+                let source = std::io::Error::new(std::io::ErrorKind::Interrupted, "interrupted while it was committed");
+                self.leave(&life, &Error::CommitUncertain { vault: self.vault.clone(), source });
+            }
             (Stage::Idle, _) | (Stage::Opening | Stage::Running(_), Some(_)) => self.leave(&life, &Error::Interrupted),
             (Stage::Ended, Some(_)) => signal_hook::low_level::exit(Status::Interrupted.code().into()),
         }
@@ -194,6 +199,11 @@ impl Session {
             Some(Overdue::Stalled(after)) => Error::Stalled { stage: phase, path: self.vault.clone(), after },
         };
         self.leave(&life, &error);
+    }
+
+    /// Whether the run is making a snapshot the newest at this moment.
+    fn commits(&self) -> bool {
+        self.command == "add" && self.listener.latest().is_some_and(|latest| latest.phase == "commit")
     }
 
     /// Whether the run goes on.

@@ -125,6 +125,10 @@ impl<'a> Run<'a> {
     /// Says where the run is.
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
+        if phase == Phase::Commit {
+            // Who listens must know before anything is committed, not a moment later.
+            self.report_progress(None);
+        }
     }
 
     /// An error if the run is to end.
