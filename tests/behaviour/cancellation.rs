@@ -474,7 +474,25 @@ fn syncs_may_fail_once_or_for_ever() {
         for forever in [false, true] {
             fail_every(|op| op == Op::Sync, forever, &Effect::Errno(libc::EIO), "EIO at sync");
             fail_every(|op| op == Op::DirSync, forever, &Effect::Errno(libc::EIO), "EIO at directory sync");
-            fail_every(|op| op == Op::Writeback, forever, &Effect::Errno(libc::EIO), "EIO at writeback");
+        }
+    });
+}
+
+#[test]
+fn a_failed_start_of_writing_behind_counts_as_a_failed_sync() {
+    within(60, || {
+        let scene = Scene::new();
+        let data = noise(9, 5_000_000);
+        scene.tree.file("huge", &data);
+        for nth in 1..=2 {
+            scene.disk.breaks([Fault::once(|op| op == Op::Writeback, nth, Effect::Errno(libc::EIO))]);
+            let mut options = AddOptions::default();
+            options.pipeline.chunk_size = Some(1 << 20);
+            let failed = add_with(&scene.vault, scene.tree.root(), &["huge"], options).unwrap_err();
+            assert_eq!(scene.disk.heal(), 1);
+            assert_eq!(failed.error.kind(), ErrorKind::Io, "{:?}", failed.error);
+            scene.assert_as_before("after a failed writing behind");
+            scene.assert_given_back("after a failed writing behind");
         }
     });
 }
@@ -614,12 +632,12 @@ fn reading_runs_say_what_failed_and_never_give_wrong_bytes() {
                 scene.disk.breaks([broken()]);
                 // Locks are asked for only when something looks wrong, so a read that fails is all that can happen.
                 let verified = verify(&scene.vault);
-                let fired = fired + scene.disk.heal();
+                let fired_at_verify = scene.disk.heal();
                 if forever {
                     let whole = verified.is_ok_and(|report| report.is_complete());
-                    assert!(!whole || fired == 0, "verify calls a disk that cannot be read whole: {nth}");
+                    assert!(!whole || fired_at_verify == 0, "verify calls a disk that cannot be read whole: {nth}");
                 }
-                if fired == 0 {
+                if fired + fired_at_verify == 0 {
                     break;
                 }
             }
