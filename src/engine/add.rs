@@ -98,10 +98,11 @@ impl Vault {
         report.stored_size = done.stored_size;
         match result {
             Ok(()) => Ok(report),
-            // The vault that this value was opened for has been taken away by its maker, and another made one since.
-            Err(Error::Refused { what: REPLACED, .. }) if self.may_make() => {
-                self.reopen()?.add_from(sources, options, observer, source)
-            }
+            // The vault that this value was opened for may have been taken away by its maker, and another made since.
+            Err(error @ Error::Refused { what: REPLACED, .. }) => match self.successor() {
+                Some(successor) => successor?.add_from(sources, options, observer, source),
+                None => Err(Failed { error, report: Box::new(report) }),
+            },
             Err(error) => Err(Failed { error, report: Box::new(report) }),
         }
     }
@@ -143,6 +144,7 @@ impl Vault {
         done.stored_size = segment.written();
         let released = match &packed {
             Ok(number) => {
+                self.has_committed();
                 done.snapshot = Some(*number);
                 segment.trim()
             }
@@ -312,6 +314,8 @@ impl Pack<'_, '_> {
 
         let wall = began.elapsed();
         done.stages = stages.into_iter().map(|(name, workers)| stage_report(name, workers, wall)).collect();
+        // The figures of `scan` are those of the thread that takes its entries; the listing goes on in more of them.
+        done.stages.iter_mut().filter(|stage| stage.name == "scan").for_each(|stage| stage.workers = plan.scan);
         done.indexed = indexed.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.unseen = unseen.into_inner();
         if intake.refused.into_inner() {

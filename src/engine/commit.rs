@@ -58,14 +58,13 @@ pub(crate) fn commit(
     dir.sync().map_err(|error| (Reached::NoRoot, Error::io(FileOp::Sync, vault, error)))?;
 
     let held = Held::take(run, vault, storage, Lock::Commit, LockMode::Exclusive).map_err(before)?;
-    let (newest_at, newest, number, root) = prepare(base, segment, ready).map_err(before)?;
+    let Prepared { only_in_a, number, root } = prepare(base, segment, ready).map_err(before)?;
     run.check().map_err(before)?;
     sync().map_err(before)?;
 
     // From here on a cancel waits: the commit record is durable, and the root is one write away.
     let bytes = root.encode(&base.keys.root);
-    let (first, second) = if newest_at == ROOT_A_AT { (ROOT_B_AT, ROOT_A_AT) } else { (ROOT_A_AT, ROOT_B_AT) };
-    debug_assert!(root.generation() > newest.generation());
+    let (first, second) = if only_in_a { (ROOT_B_AT, ROOT_A_AT) } else { (ROOT_A_AT, ROOT_B_AT) };
     let uncertain = |source| (Reached::Root, Error::CommitUncertain { vault: vault.to_owned(), source });
     write_all_at(&**storage, vault, &bytes, first).map_err(|error| match error {
         Error::Io { source, .. } => uncertain(source),
@@ -80,8 +79,18 @@ pub(crate) fn commit(
     Ok(number)
 }
 
+/// A commit whose record is written.
+struct Prepared {
+    /// The newest root stands in slot A and not in slot B.
+    only_in_a: bool,
+    /// The snapshot's number.
+    number: u64,
+    /// The root that makes it the state.
+    root: Root,
+}
+
 /// Merges with the newest commit, writes the commit record, and makes the root that names it.
-fn prepare(base: &State, segment: &SegmentWriter, ready: Ready) -> Result<(u64, Root, u64, Root)> {
+fn prepare(base: &State, segment: &SegmentWriter, ready: Ready) -> Result<Prepared> {
     let vault = &*base.vault;
     let roots = read_roots(&*base.storage, vault, &base.keys, true)?;
     let (newest_at, newest) = newest_root(vault, &roots)?;
@@ -132,7 +141,11 @@ fn prepare(base: &State, segment: &SegmentWriter, ready: Ready) -> Result<(u64, 
     let end = (place.offset.0 + u64::from(place.sealed_len)).max(newest.end());
     let root =
         Root::new(base.keys.vault_id, generation, place, end).map_err(|why| Error::malformed(vault, newest_at, why))?;
-    Ok((newest_at, newest, number, root))
+    let holds = |slot: &(u64, Result<Root, _>)| {
+        slot.1.as_ref().is_ok_and(|root: &Root| root.generation() == newest.generation())
+    };
+    let only_in_a = holds(&roots[0]) && !holds(&roots[1]);
+    Ok(Prepared { only_in_a, number, root })
 }
 
 /// Writes a commit record whose own segment is number 0 of its table; fills in where the segment's heads are.

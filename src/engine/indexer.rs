@@ -19,7 +19,7 @@ use crate::engine::segment::SegmentWriter;
 use crate::engine::stats::WorkerStats;
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, EntryType, Extent, LinkGroup, Owner, SegmentIndex};
-use crate::format::index::{BlockRef, Item, RecordPlace};
+use crate::format::index::{BlockRef, Item, MAX_OVERFLOW_LEN, RecordPlace};
 use crate::format::tree::TreeWriter;
 use crate::primitives::fs::{Stat, StatKind};
 use crate::stages::pack::write::Written;
@@ -27,6 +27,9 @@ use crate::stages::{EntrySeq, PartDone, PartVerdict, ScannedEntry};
 
 /// The run's own segment in the tables of its delta.
 const OWN: SegmentIndex = SegmentIndex(0);
+
+/// The most runs that one entry may have: their encoding stays below what a reader accepts.
+const MAX_EXTENTS: usize = MAX_OVERFLOW_LEN / 64;
 
 /// What the indexer is told.
 pub(crate) enum Message {
@@ -283,6 +286,11 @@ impl<'r, 'c> Indexer<'r, 'c> {
             content.changed = true;
         }
         content.extents = builder.finish(content.size);
+        if content.extents.len() > MAX_EXTENTS {
+            let message =
+                format!("it has {} runs of data and holes; {MAX_EXTENTS} are the most", content.extents.len());
+            return Err((EntryErrorKind::Unsupported, message));
+        }
         Ok(content)
     }
 

@@ -16,6 +16,7 @@ use crate::crypto::derive::{SegmentKeys, segment_keys};
 use crate::engine::cancel::Stop;
 use crate::engine::state::VaultKeys;
 use crate::error::{Error, FileOp, Result};
+use crate::format::header::MAX_VAULT_LEN;
 use crate::format::index::{BlockRef, SegmentSalt};
 use crate::format::record::{
     RECORD_ALIGNMENT, RecordKind, SEGMENT_HEADER_LEN, Salt, SegmentHeader, SegmentId, VaultId, align_up, seal_meta,
@@ -268,7 +269,7 @@ impl SegmentWriter {
         let allocated = (|| -> Result<Stretch> {
             let file_len = self.storage.len().map_err(io(FileOp::Stat))?;
             let start = align_up(file_len, RECORD_ALIGNMENT).unwrap_or(u64::MAX);
-            let end = start.checked_add(len).filter(|&end| end <= i64::MAX.unsigned_abs());
+            let end = start.checked_add(len).filter(|&end| end <= MAX_VAULT_LEN);
             let end = end.ok_or_else(|| Error::Refused { what: "the vault is too long", path: self.vault.clone() })?;
             if let Err(error) = self.storage.allocate(start, len) {
                 // A file system may have lengthened the file before it ran out of space.

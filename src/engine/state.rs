@@ -204,12 +204,7 @@ impl MetaReader {
     fn framed(&self, block: &BlockRef, max_plain: u32) -> Result<Vec<u8>> {
         check_place(block.offset, block.sealed_len, max_plain).map_err(|why| self.malformed(block, why))?;
         let mut framed = vec![0; block.sealed_len as usize];
-        let read = match read_at_most(&*self.storage, &self.vault, &mut framed, block.offset) {
-            Err(Error::Io { source, .. }) => {
-                return Err(self.malformed(block, Malformation::Unreadable { why: source.to_string() }));
-            }
-            read => read?,
-        };
+        let read = read_at_most(&*self.storage, &self.vault, &mut framed, block.offset)?;
         if read < framed.len() {
             return Err(self.malformed(block, Malformation::Truncated { structure: "record" }));
         }
@@ -285,6 +280,9 @@ impl State {
             .filter_map(|(at, root)| root.as_ref().err().map(|why| format!("the root at byte {at} is bad: {why}")));
         let warnings = warnings.collect();
         let (_, root) = newest_root(&vault, &roots)?;
+        if file_len < root.end() {
+            return Err(Error::malformed(&*vault, file_len, Malformation::Truncated { structure: "vault" }));
+        }
         let reader = Arc::new(MetaReader::new(Arc::clone(&storage), Arc::clone(&vault), Arc::clone(&keys), track));
         let commit = read_commit(&reader, root.commit(), root.generation())?;
         Ok(Self { storage, vault, keys, reader, root, commit, warnings })

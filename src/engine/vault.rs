@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,7 +13,9 @@ use crate::engine::commit::write_commit;
 use crate::engine::locks::Held;
 use crate::engine::run::Run;
 use crate::engine::segment::{SegmentWriter, write_all_at};
-use crate::engine::state::{State, VaultKeys, newest_root, read_headers, read_roots, unlock_headers};
+use crate::engine::state::{
+    State, VaultKeys, claimed_generation, newest_root, read_headers, read_roots, unlock_headers,
+};
 use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::commit::{Commit, SNAPSHOT_PARTIAL, SnapshotRecord};
 use crate::format::header::{EXTENTS_AT, HEADER_A_AT, HEADER_B_AT, Header, ROOT_A_AT, ROOT_B_AT, Root};
@@ -35,6 +38,8 @@ pub struct Vault {
     header: Header,
     /// What to make the vault with, if it may be made.
     making: Option<Making>,
+    /// Nobody had committed to the vault when it was opened, and this value has not yet: who made it may take it away.
+    is_new: AtomicBool,
     /// The file that this value has made and not yet committed to, with PRESENCE held on it.
     made: Mutex<Option<Made>>,
     /// What was found wrong with a spare copy of the header when the vault was opened.
@@ -142,6 +147,7 @@ impl Vault {
             keys: Arc::new(keys),
             header,
             making: None,
+            is_new: AtomicBool::new(claimed_generation(&*storage, path)? <= FIRST_GENERATION),
             made: Mutex::new(None),
             warnings,
         })
@@ -162,6 +168,7 @@ impl Vault {
             keys: Arc::new(VaultKeys::derive(vault_id, master)),
             header,
             making: None,
+            is_new: AtomicBool::new(true),
             made: Mutex::new(None),
             warnings: Vec::new(),
         };
@@ -279,10 +286,16 @@ impl Vault {
         self.making.is_some()
     }
 
-    /// The vault that is there now, or a new one.
-    pub(crate) fn reopen(&self) -> Result<Self> {
-        let making = self.making.as_ref().ok_or_else(|| Error::NoVault(self.path.to_path_buf()))?;
-        Self::open_in(&self.path, Arc::clone(&self.dir), &making.password, Some(&making.options))
+    /// For an operation that found another vault at its path: that one, if this was new and its maker may have taken it
+    /// away meanwhile, so that somebody else made the next.
+    pub(crate) fn successor(&self) -> Option<Result<Self>> {
+        let making = self.making.as_ref().filter(|_| self.is_new.load(Ordering::Acquire))?;
+        Some(Self::open_in(&self.path, Arc::clone(&self.dir), &making.password, Some(&making.options)))
+    }
+
+    /// A run has committed.
+    pub(crate) fn has_committed(&self) {
+        self.is_new.store(false, Ordering::Release);
     }
 
     /// Takes the vault away that this value has made and that no run has begun on.
@@ -360,19 +373,12 @@ impl Vault {
             format_version: crate::format::record::VERSION,
             vault_id: header.vault_id().0,
             sequence: header.sequence(),
-            generation: crate::engine::state::claimed_generation(&*storage, path)?,
+            generation: claimed_generation(&*storage, path)?,
             file_size,
             other_slots: slots.len() - password_slots.len(),
             password_slots,
             warnings,
         })
-    }
-}
-
-/// A vault that was made for an operation which then did not take place is taken away again.
-impl Drop for Vault {
-    fn drop(&mut self) {
-        self.unmake_new();
     }
 }
 

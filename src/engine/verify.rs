@@ -66,8 +66,8 @@ impl Vault {
         self.verify_fixed(run, state, &damage)?;
         let mut walk = Walk { state, run, trees: Vec::new(), seen: HashSet::new(), heads: Vec::new() };
         match options.at {
-            Some(number) => walk.commit(&state.snapshot(number)?),
-            None => walk.chain(&damage)?,
+            Some(number) => walk.commit(&state.snapshot(number)?)?,
+            None => walk.chain()?,
         }
         let Walk { trees, heads, .. } = walk;
         verify_heads(run, state, &heads, &damage)?;
@@ -128,12 +128,11 @@ impl Vault {
 #[expect(clippy::cast_possible_truncation, reason = "256")]
 const SEGMENT_HEADER_LEN_U32: u32 = SEGMENT_HEADER_LEN as u32;
 
-/// Damage is noted and the rest goes on; anything else ends the run.
+/// Damage is noted and the rest goes on, and so is what the disk does not give back; anything else ends the run.
 fn keep_going(run: &Run<'_>, vault: &Path, error: Error) -> Result<()> {
     match &error {
-        Error::Damaged { .. } => {
-            let (kind, message) = describe(&error);
-            run.entry_failed(vault, kind, message);
+        Error::Damaged { .. } | Error::Io { op: FileOp::Read, .. } => {
+            run.entry_failed(vault, EntryErrorKind::Damaged, describe(&error).1);
             Ok(())
         }
         _ => Err(error),
@@ -162,40 +161,34 @@ struct Walk<'s, 'r, 'c> {
 }
 
 impl Walk<'_, '_, '_> {
-    fn commit(&mut self, commit: &Commit) {
+    fn commit(&mut self, commit: &Commit) -> Result<()> {
         for tree in commit.full.iter().chain(&commit.deltas) {
             if !self.seen.insert((tree.head.offset, tree.head.number)) {
                 continue;
             }
             match self.state.tree(commit, tree) {
                 Ok(opened) => self.trees.push(opened),
-                Err(error) => {
-                    let (kind, message) = describe(&error);
-                    self.run.entry_failed(&self.state.vault, kind, message);
-                }
+                Err(error) => keep_going(self.run, &self.state.vault, error)?,
             }
         }
         let heads = commit.heads.iter().map(|(segment, at)| (commit.segments[*segment as usize].clone(), *at));
         self.heads.extend(heads);
+        Ok(())
     }
 
     /// The newest commit and all before it.
-    fn chain(&mut self, damage: &dyn Fn(String)) -> Result<()> {
+    fn chain(&mut self) -> Result<()> {
         let mut next = Some(self.state.commit.clone());
         while let Some(commit) = next {
             self.run.check()?;
-            self.commit(&commit);
+            self.commit(&commit)?;
+            // Behind a commit that is lost, nothing is known of those before it.
             next = match self.state.previous(&commit) {
                 Ok(before) => before,
-                Err(error @ Error::Damaged { .. }) => {
-                    damage(format!(
-                        "the commits before generation {} are lost: {}",
-                        commit.generation,
-                        describe(&error).1
-                    ));
+                Err(error) => {
+                    keep_going(self.run, &self.state.vault, error)?;
                     None
                 }
-                Err(error) => return Err(error),
             };
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! A file can be shortened by anybody while it is mapped, and who then touches a page behind its end dies of SIGBUS; it
 //! can be written to, and a `&[u8]` over changing memory is undefined behaviour. So there is no reference into a
 //! mapping here and no access to it: `process_vm_readv` on our own process copies out of it, and comes back short where
-//! a page is missing (docs/adr/0003).
+//! a page is missing (docs/adr/0001).
 
 #![expect(unsafe_code, reason = "passes the address of a mapping to the kernel")]
 
@@ -58,7 +58,7 @@ impl MappedWindow {
         let src = self.map.as_ptr().wrapping_add(offset_in_window);
         // SAFETY: `src .. src + len` lies inside the mapping that `self` owns and unmaps on drop, so it is neither
         // `dst` nor memory that any reference leads to: this type makes none. Only the kernel reads it: if another
-        // process shortens the file, the call answers short and nothing here touches a missing page (docs/adr/0003).
+        // process shortens the file, the call answers short and nothing here touches a missing page (docs/adr/0001).
         // What other processes write there meanwhile decides which bytes arrive, and bytes are valid whatever they are.
         unsafe { sys::copy_own_memory(src, &mut dst[..len]) }
     }

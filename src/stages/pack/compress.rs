@@ -51,6 +51,8 @@ pub(crate) struct Compress {
     pool: BufferPool,
 }
 
+/// From this level on a sample decides whether a chunk is compressed at all.
+const SAMPLED_FROM_LEVEL: i32 = 13;
 /// A sample is this many pieces of this many bytes, spread evenly over the chunk.
 const SAMPLE_PIECES: usize = 8;
 const SAMPLE_PIECE_LEN: usize = 8 << 10;
@@ -70,6 +72,11 @@ impl Compress {
     fn compress(&mut self, plain: PooledBuf) -> Result<(Codec, PooledBuf)> {
         match self.effort {
             Effort::Store => return Ok((Codec::Store, plain)),
+            // From here on zstd has no early way out of its own: noise would take a hundred times what it is worth.
+            Effort::Level(level) if level >= SAMPLED_FROM_LEVEL => match self.level_for(plain.as_slice())? {
+                Some(_) => set(&mut self.context, CParameter::CompressionLevel(level))?,
+                None => return Ok((Codec::Store, plain)),
+            },
             Effort::Level(_) => {}
             Effort::BySample => match self.level_for(plain.as_slice())? {
                 Some(level) => set(&mut self.context, CParameter::CompressionLevel(level))?,
