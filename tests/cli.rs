@@ -28,7 +28,7 @@ impl Place {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::cargo_bin("flint-pipe").expect("the program is built");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flint-pipe"));
         command
             .current_dir(self.directory.path())
             .env_clear()
@@ -489,7 +489,7 @@ fn snapshots_are_listed_with_their_numbers() {
     let mut numbers: Vec<u64> = lines
         .lines()
         .map(|line| {
-            serde_json::from_str::<Value>(line).expect("an object a line")["number"].as_u64().expect("a number")
+            serde_json::from_str::<Value>(line).expect("an object a line")["snapshot"].as_u64().expect("a number")
         })
         .collect();
     numbers.sort_unstable();
@@ -747,7 +747,7 @@ fn signals_end_a_run_with_130_and_leave_the_vault_as_it_was() {
     place.file("heavy", &heavy(60_000_000));
     let before = place.bytes("v");
     for (signal, vault) in [(Signal::INT, "v"), (Signal::TERM, "v"), (Signal::INT, "new")] {
-        let child = place.spawn(&format!("add -v {vault} -s heavy --level 22 --json"));
+        let child = place.spawn(&format!("add -v {vault} -s heavy --level 19 --chunk-size 512K --json"));
         std::thread::sleep(Duration::from_millis(1500));
         let pid = Pid::from_child(&child);
         kill_process(pid, signal).expect("it is running");

@@ -522,15 +522,14 @@ fn nothing_outside_of_the_sources_is_packed_through_a_directory_that_is_swapped_
         let meddler = Meddler::new(move |_| {
             std::fs::rename(&inside, &aside).unwrap();
             std::os::unix::fs::symlink(&target, &inside).unwrap();
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_micros(150));
             std::fs::remove_file(&inside).unwrap();
             std::fs::rename(&aside, &inside).unwrap();
+            std::thread::sleep(std::time::Duration::from_micros(150));
         });
-        let mut met = 0;
         for _ in 0..150 {
             match add_with(&vault, tree.root(), &["tree"], AddOptions::default()) {
-                Ok(report) => {
-                    met += report.errors.len();
+                Ok(_) => {
                     for (name, bytes) in contents(&vault, None).unwrap() {
                         assert!(bytes != b"SECRET", "{} came from outside", name.display());
                     }
@@ -541,7 +540,6 @@ fn nothing_outside_of_the_sources_is_packed_through_a_directory_that_is_swapped_
             disk.set_bytes(&empty);
         }
         drop(meddler);
-        eprintln!("DIAG met {met}");
     });
 }
 
