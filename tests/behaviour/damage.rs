@@ -604,6 +604,12 @@ fn damage_in_an_older_snapshot_does_not_keep_the_newest_from_anything() {
         add(&vault, tree.root(), &["f"]);
         disk.flip(at + len / 2, 1);
         assert!(contents(&vault, None).unwrap()[Path::new("f")] == noise(2, 200_000));
+        let mut options = VerifyOptions::default();
+        options.at = Some(2);
+        let report = vault.verify(&options, &()).unwrap();
+        assert!(report.is_complete(), "{:?}", report.errors);
+        options.at = Some(1);
+        assert!(vault.verify(&options, &()).unwrap().is_damaged());
         assert!(verify(&vault).unwrap().is_damaged());
         assert!(contents(&vault, Some(1)).is_err());
         // An add goes on.

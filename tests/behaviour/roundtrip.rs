@@ -121,6 +121,10 @@ fn hard_links_come_back_as_one_file_and_take_its_space_once() {
         }
         let empty = tree.file("empty", "");
         std::fs::hard_link(&empty, tree.path("empty too")).unwrap();
+        let fifo = tree.node("fifo", FileType::Fifo, 0);
+        std::fs::hard_link(&fifo, tree.path("fifo too")).unwrap();
+        let link = tree.symlink("link", "a/first");
+        std::fs::hard_link(&link, tree.path("link too")).unwrap();
         let out = there_and_back(&tree);
         assert_same_trees(tree.root(), &out.path("out"));
         let stored = std::fs::metadata(out.path("vault")).unwrap().len();
