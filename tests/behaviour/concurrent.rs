@@ -110,7 +110,7 @@ fn readers_beside_eight_writers_see_whole_snapshots_only() {
         let tree = Arc::new(trees(8));
         let out = Tree::new();
         let path = out.path("vault");
-        drop(vault_at(&path));
+        drop(Vault::create(&path, &password(), &cheap()).unwrap());
         let done = Arc::new(AtomicBool::new(false));
         let readers: Vec<_> = (0..2)
             .map(|_| {

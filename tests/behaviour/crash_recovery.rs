@@ -7,8 +7,8 @@ use flint_pipe::{Error, ErrorKind, Vault};
 use crate::support::disk::{Disk, Effect, Fault, Left, Op};
 use crate::support::tree::{Tree, noise, text};
 use crate::support::{
-    Contents, add, add_with, assert_sound, cheap, contents, password, simple, snapshot_numbers, vault_in, verify,
-    within,
+    Contents, add, add_with, assert_sound, cheap, contents, empty_vault_on, password, simple, snapshot_numbers,
+    vault_in, verify, within,
 };
 
 /// Ways in which a power cut may leave what was not synced.
@@ -97,9 +97,7 @@ fn of(tree: &Tree) -> Contents {
 fn a_first_add_may_be_cut_anywhere() {
     within(170, || {
         let disk = Disk::new();
-        // Opened again, so that the vault is one that was there before.
-        drop(vault_in(disk.dir()));
-        let vault = Vault::open_in("memory.flint", disk.dir(), &password(), None).unwrap();
+        let vault = empty_vault_on(&disk);
         cut_an_add_everywhere(&disk, &vault, &Vec::new(), &tree(1));
     });
 }
@@ -214,9 +212,8 @@ fn a_root_torn_within_its_sector_opens_all_the_same() {
 fn writers_of_two_processes_may_be_cut_together() {
     within(170, || {
         let disk = Disk::new();
-        drop(vault_in(disk.dir()));
+        let vault = empty_vault_on(&disk);
         let before = disk.bytes().unwrap();
-        let vault = Vault::open_in("memory.flint", disk.dir(), &password(), None).unwrap();
         let open = || Vault::open_in("memory.flint", disk.dir(), &password(), None).unwrap();
         let (one, two) = (open(), open());
         let sources = [tree(1), tree(2)];

@@ -279,29 +279,6 @@ fn a_directory_is_never_removed_for_a_file() {
 }
 
 #[test]
-fn a_name_of_a_hard_linked_file_that_cannot_be_restored_does_not_take_the_others_along() {
-    within(60, || {
-        let tree = Tree::new();
-        let data = noise(1, 400_000);
-        let first = tree.file("a", &data);
-        std::fs::hard_link(&first, tree.path("b")).unwrap();
-        std::fs::hard_link(&first, tree.path("c")).unwrap();
-        let vault = vault_in(Disk::new().dir());
-        add(&vault, tree.root(), &["."]);
-        for blocked in ["a", "b", "c"] {
-            let out = Tree::new();
-            out.directory(blocked);
-            let report = vault.extract(out.root(), &ExtractOptions::default(), &()).unwrap();
-            let named: Vec<_> = report.errors.iter().map(|error| error.path.to_str().unwrap()).collect();
-            assert_eq!(named, [blocked]);
-            for name in ["a", "b", "c"].into_iter().filter(|name| *name != blocked) {
-                assert!(std::fs::read(out.path(name)).unwrap() == data, "{name} beside {blocked}");
-            }
-        }
-    });
-}
-
-#[test]
 fn a_file_in_the_way_of_a_directory_is_replaced_or_left_as_was_asked() {
     within(60, || {
         let (vault, tree) = vault();

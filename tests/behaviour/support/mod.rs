@@ -17,6 +17,8 @@ use flint_pipe::{
     Vault, VaultDir, VerifyOptions, Workers,
 };
 
+use self::disk::{Disk, Left};
+
 /// The password of every vault in these tests.
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
@@ -41,6 +43,15 @@ pub(crate) fn vault_at(path: &Path) -> Vault {
 /// A vault in a stand-in for a disk, made.
 pub(crate) fn vault_in(dir: Arc<dyn VaultDir>) -> Vault {
     Vault::open_in("memory.flint", dir, &password(), Some(&cheap())).expect("the vault is made")
+}
+
+/// An empty vault in a stand-in for a disk, on it for good: one that was made and not added to goes with its maker.
+pub(crate) fn empty_vault_on(disk: &Disk) -> Vault {
+    let maker = vault_in(disk.dir());
+    // The maker's hold on the file ends here.
+    disk.power_cycle(Left::Everything);
+    drop(maker);
+    Vault::open_in("memory.flint", disk.dir(), &password(), None).expect("the vault opens")
 }
 
 /// Runs `work` in a thread of its own and fails the test if that takes longer than anything sane.
