@@ -3,7 +3,7 @@
 //!
 //! What wiping can mean: the bytes held by these types are gone after a drop, also after a panic that unwinds. Copies
 //! that the compiler or a cipher crate left in registers and on the stack, swap, and a process that was killed are out
-//! of reach: best effort, as docs/FORMAT.md says.
+//! of reach: best effort.
 
 use std::fmt;
 use std::io;
