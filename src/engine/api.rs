@@ -29,8 +29,19 @@ pub struct AddOptions {
     pub read_mode: ReadMode,
     /// Source paths are looked up from here; `None`: the working directory.
     pub directory: Option<PathBuf>,
-    /// What is left out, by gitignore's rules; see `ignore::gitignore`.
+    /// What is left out, by gitignore's rules; see `ignore::gitignore`. The last pattern that matches counts.
     pub exclude: Vec<String>,
+    /// Of directories that hold a `CACHEDIR.TAG` (bford.info/cachedir), only that file and the directory itself are stored.
+    pub exclude_caches: bool,
+    /// What is on another file system than the source it lies below is left out; the directory it is mounted on is stored.
+    pub one_file_system: bool,
+    /// Entries of the newest snapshot that lie below the sources and are there no longer are dropped. What could not be
+    /// read keeps its entries.
+    pub mirror: bool,
+    /// Files are read even if they look unchanged.
+    pub force_read: bool,
+    /// Nothing is written: the report says what would be done, [`Report::plan`](crate::Report::plan) with what.
+    pub dry_run: bool,
     /// Words kept with the snapshot.
     pub tags: Vec<String>,
     /// The command line, kept with the snapshot as information.
@@ -43,8 +54,47 @@ pub enum Overwrite {
     /// They are replaced, each in one step.
     #[default]
     Always,
+    /// They are replaced unless type, size and time of the last change are those of the entry.
+    IfChanged,
     /// They are left as they are.
     Never,
+}
+
+/// What `remove` does.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct RemoveOptions {
+    /// Lock timeout, deadline, cancelling; the rest has no meaning here.
+    pub pipeline: PipelineConfig,
+    /// Nothing is written: the report says what would be removed.
+    pub dry_run: bool,
+    /// Words kept with the snapshot.
+    pub tags: Vec<String>,
+    /// The command line, kept with the snapshot as information.
+    pub command_line: Vec<String>,
+}
+
+/// What is restored of an entry beside its name and content. Everything by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preserve {
+    /// Owner and group; without it no setuid or setgid bits either.
+    pub owner: bool,
+    /// All mode bits as stored; without it the permissions less the umask.
+    pub mode: bool,
+    /// The time of the last change of content.
+    pub times: bool,
+    /// Extended attributes but ACLs.
+    pub xattr: bool,
+    /// POSIX ACLs.
+    pub acl: bool,
+    /// Device nodes; without it they are left out.
+    pub devices: bool,
+}
+
+impl Default for Preserve {
+    fn default() -> Self {
+        Self { owner: true, mode: true, times: true, xattr: true, acl: true, devices: true }
+    }
 }
 
 /// What `extract` restores, and how.
@@ -57,8 +107,19 @@ pub struct ExtractOptions {
     pub files: Vec<PathBuf>,
     /// The snapshot; `None`: the newest.
     pub at: Option<u64>,
+    /// Patterns by gitignore's rules, matched against names in the vault: if there are any, only entries that one of them
+    /// matches are restored, or that lie below a directory which does.
+    pub include: Vec<String>,
+    /// Patterns by the same rules: what one of them matches is left out, with what lies below it.
+    pub exclude: Vec<String>,
     /// What happens to files that are there.
     pub overwrite: Overwrite,
+    /// What is restored beside names and content.
+    pub preserve: Preserve,
+    /// What was restored is on the disk when the operation ends.
+    pub sync: bool,
+    /// Nothing is written: the report says what would be restored, [`Report::plan`](crate::Report::plan) with what.
+    pub dry_run: bool,
 }
 
 /// What `list` shows.

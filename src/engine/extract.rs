@@ -104,6 +104,7 @@ impl Vault {
         let overwrite = match options.overwrite {
             Overwrite::Always => OverwritePolicy::Always,
             Overwrite::Never => OverwritePolicy::Never,
+            Overwrite::IfChanged => return Err(Error::Usage("if-changed is not there yet".to_owned())),
         };
         let policy = RestorePolicy { overwrite, ..RestorePolicy::default() };
         let sink = Arc::new(Told::default());

@@ -147,6 +147,10 @@ pub struct Report {
     pub changed_files: u64,
     /// Directories handled.
     pub directories: u64,
+    /// Entries but directories that the new snapshot has no longer (`remove`, `add` with `mirror`).
+    pub removed_files: u64,
+    /// Directories that it has no longer.
+    pub removed_directories: u64,
     /// Bytes of file content handled.
     pub total_size: u64,
     /// Bytes written to the vault (packing), or read from it.
@@ -159,6 +163,8 @@ pub struct Report {
     pub stages: Vec<StageReport>,
     /// Bytes of the vault's extents that no snapshot refers to (`verify` only).
     pub unreferenced_bytes: Option<u64>,
+    /// What the run works with; for a dry run, what it would.
+    pub plan: Option<PlanReport>,
     /// Every failure, with its path.
     pub errors: Vec<EntryError>,
     /// What was mentioned without being an error.
@@ -225,6 +231,24 @@ impl fmt::Display for Report {
 
 fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// What a run works with: threads, buffers, and the memory that follows from them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlanReport {
+    /// Threads of each stage, in the order of the data.
+    pub workers: Vec<(&'static str, usize)>,
+    /// Slots of the channel before each of these stages but the first.
+    pub queue_depths: Vec<(&'static str, usize)>,
+    /// The largest chunk, in bytes of content.
+    pub chunk_size: u32,
+    /// Bytes of buffers that chunks under way may take, all together.
+    pub buffer_bytes: u64,
+    /// Entries that may be under way at once.
+    pub entries_in_flight: u64,
+    /// The most memory that the pipeline is predicted to take, in bytes. The key derivation's comes before, and is given back.
+    pub peak_memory_bytes: u64,
 }
 
 /// What one stage did, summed over its workers. Times are seconds of wall clock unless said.

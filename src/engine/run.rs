@@ -271,6 +271,10 @@ impl<'a> Run<'a> {
 /// An error in the words of an entry's failure: a kind, and a message without the path.
 pub(crate) fn describe(error: &Error) -> (EntryErrorKind, String) {
     match error {
+        // What was a directory on the way to it is none any more: nothing is in its place.
+        Error::Io { op, source, .. } if source.kind() == std::io::ErrorKind::NotADirectory => {
+            (EntryErrorKind::NotFound, format!("cannot {op}: {source}"))
+        }
         Error::Io { op, source, .. } => (EntryErrorKind::of_io(source), format!("cannot {op}: {source}")),
         Error::Damaged { source, offset, .. } => {
             (EntryErrorKind::Damaged, format!("damaged at byte {} of the vault: {source}", offset.0))
