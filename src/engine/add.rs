@@ -388,13 +388,13 @@ impl Front<'_, '_> {
                         break;
                     }
                 }
-                Scanned::Failed { path, error } => {
+                Scanned::Failed { path, error, .. } => {
                     // The entry itself is told of apart from what could not be learnt of it.
                     let is_part = matches!(error, Error::Io { op: FileOp::ListDirectory | FileOp::ReadXattr, .. });
                     self.unseen.fetch_add(u64::from(!is_part), Ordering::Relaxed);
                     self.run.entry_error(&path, &error);
                 }
-                Scanned::Note { path, message } => self.run.note(&path, message),
+                Scanned::Note { path, message, .. } => self.run.note(&path, message),
             }
             let waited = waits.take(&mut stats);
             let service = began.elapsed().saturating_sub(waited);

@@ -52,13 +52,20 @@ pub(crate) enum Scanned {
     Failed {
         /// Where.
         path: PathBuf,
+        /// What it is called in the vault; `None` if it is too long to be there.
+        name: Option<EntryPath>,
+        /// What is below it is unknown, too: it could not be listed, or not even be looked at. If not, it was stored as an
+        /// entry, and only something that belongs to it is missing.
+        subtree: bool,
         /// What was tried and why it failed.
         error: crate::error::Error,
     },
-    /// Something left out that the user should know of.
+    /// Something left out on purpose, with what is below it, that the user should know of.
     Note {
         /// Where.
         path: PathBuf,
+        /// What it would be called in the vault.
+        name: EntryPath,
         /// Why, in words.
         message: String,
     },

@@ -128,14 +128,14 @@ impl Scan {
         let found = self.shared.look(&name, path.clone());
         let found = match &found.first {
             Some(Scanned::Entry(_)) if self.shared.excludes.matches(&name, found.later.is_some()) => {
-                Found::note(path, "this source is left out by an exclude pattern")
+                Found::note(path, name, "this source is left out by an exclude pattern")
             }
             // `name_sources` leaves no two roots in one place, but of what was not there it could not tell.
             Some(Scanned::Entry(_))
                 if self.taken.as_ref().is_some_and(|taken| name == *taken || name.is_below(taken)) =>
             {
                 let what = "it appeared under the name of another source after the sources had been compared";
-                Found::failed(path.clone(), Error::Refused { what, path })
+                Found::failed(path.clone(), Some(name), Error::Refused { what, path })
             }
             Some(Scanned::Entry(_)) => {
                 self.taken = Some(name);
@@ -224,13 +224,13 @@ struct Found {
 
 impl Found {
     /// It cannot be stored.
-    fn failed(path: PathBuf, error: Error) -> Self {
-        Self { first: Some(Scanned::Failed { path, error }), ..Self::default() }
+    fn failed(path: PathBuf, name: Option<EntryPath>, error: Error) -> Self {
+        Self { first: Some(Scanned::Failed { path, name, subtree: true, error }), ..Self::default() }
     }
 
     /// It is not to be stored.
-    fn note(path: PathBuf, message: &str) -> Self {
-        Self { first: Some(Scanned::Note { path, message: message.to_owned() }), ..Self::default() }
+    fn note(path: PathBuf, name: EntryPath, message: &str) -> Self {
+        Self { first: Some(Scanned::Note { path, name, message: message.to_owned() }), ..Self::default() }
     }
 }
 
@@ -239,7 +239,7 @@ struct Walk {
     /// jwalk's own iterator. Its first item is the directory itself, of which all has been told before.
     entries: jwalk::DirEntryIter<Carried>,
     /// The directories from the walk's own down to the one listed last, for errors that come without a path.
-    dirs: Vec<PathBuf>,
+    dirs: Vec<(PathBuf, EntryPath)>,
 }
 
 impl std::fmt::Debug for Walk {
@@ -256,7 +256,7 @@ impl Walk {
             // "Busy", or no pool: what the threads do not do, this one does.
             Some(Err(_)) | None => walker(&dir, Parallelism::Serial, shared).into_iter(),
         };
-        Self { entries, dirs: vec![dir.path.clone()] }
+        Self { entries, dirs: vec![(dir.path.clone(), dir.name.clone())] }
     }
 
     /// Keeps track of where the walk is: what comes next is in directory `entry`, unless it could not be listed.
@@ -265,7 +265,9 @@ impl Walk {
             Some(children) => {
                 if entry.depth > 0 {
                     self.dirs.truncate(entry.depth);
-                    self.dirs.push(entry.path());
+                    let name = self.dirs[self.dirs.len() - 1].1.join(entry.file_name.as_bytes());
+                    // It was entered, so it had a name when it was looked at.
+                    self.dirs.push((entry.path(), name.ok()?));
                 }
                 cause(children.error()?)
             }
@@ -273,19 +275,23 @@ impl Walk {
             None if entry.depth == 0 => io::ErrorKind::NotADirectory.into(),
             None => return None,
         };
-        let path = self.dirs[self.dirs.len() - 1].clone();
-        Some(Scanned::Failed { error: Error::io(FileOp::ListDirectory, &path, cause), path })
+        let (path, name) = self.dirs[self.dirs.len() - 1].clone();
+        let error = Error::io(FileOp::ListDirectory, &path, cause);
+        Some(Scanned::Failed { path, name: Some(name), subtree: true, error })
     }
 
     /// An error that came in place of an entry.
     fn failed(&self, error: jwalk::Error) -> Scanned {
         // A listing that breaks off has a depth and no path: it is the directory one above.
         let dir = &self.dirs[error.depth().saturating_sub(1).min(self.dirs.len() - 1)];
-        let (op, path) = match error.path() {
-            Some(path) => (FileOp::Stat, path.to_owned()),
-            None => (FileOp::ListDirectory, dir.clone()),
+        let (op, path, name) = match error.path() {
+            Some(path) => {
+                let name = path.file_name().and_then(|name| dir.1.join(name.as_bytes()).ok());
+                (FileOp::Stat, path.to_owned(), name)
+            }
+            None => (FileOp::ListDirectory, dir.0.clone(), Some(dir.1.clone())),
         };
-        Scanned::Failed { error: Error::io(op, &path, cause(&error)), path }
+        Scanned::Failed { error: Error::io(op, &path, cause(&error)), path, name, subtree: true }
     }
 }
 
@@ -377,7 +383,7 @@ impl Shared {
             Ok(name) => self.look(&name, path),
             Err(_) => {
                 let error = io::Error::new(io::ErrorKind::InvalidFilename, "the name is too long for a vault");
-                Found::failed(path.clone(), Error::io(FileOp::Stat, path, error))
+                Found::failed(path.clone(), None, Error::io(FileOp::Stat, path, error))
             }
         };
         // What has become a directory since it was listed has no `children`: that takes a walk of its own.
@@ -393,18 +399,18 @@ impl Shared {
     fn look(&self, name: &EntryPath, path: PathBuf) -> Found {
         let stat = match fs::lstat(&path) {
             Ok(stat) => stat,
-            Err(error) => return Found::failed(path, error),
+            Err(error) => return Found::failed(path, Some(name.clone()), error),
         };
         if self.skip.contains(&(stat.dev, stat.ino)) {
-            return Found::note(path, "the vault itself is left out");
+            return Found::note(path, name.clone(), "the vault itself is left out");
         }
         let mut target = Vec::new();
         let mut later = None;
         match stat.kind {
-            StatKind::Socket => return Found::note(path, "a socket is left out"),
+            StatKind::Socket => return Found::note(path, name.clone(), "a socket is left out"),
             StatKind::Symlink => match fs::readlink(&path) {
                 Ok(read) => target = read,
-                Err(error) => return Found::failed(path, error),
+                Err(error) => return Found::failed(path, Some(name.clone()), error),
             },
             StatKind::Directory => {
                 let is_leaf = stat.nlink == LEAF_LINKS;
@@ -415,7 +421,10 @@ impl Shared {
         // Without its extended attributes an entry is worth storing, but the user is told.
         let (xattrs, second) = match read_xattrs(&path) {
             Ok(xattrs) => (xattrs, None),
-            Err(error) => (Vec::new(), Some(Box::new(Scanned::Failed { path: path.clone(), error }))),
+            Err(error) => {
+                let failed = Scanned::Failed { path: path.clone(), name: Some(name.clone()), subtree: false, error };
+                (Vec::new(), Some(Box::new(failed)))
+            }
         };
         let entry = ScannedEntry { name: name.clone(), path, stat, target, xattrs };
         Found { first: Some(Scanned::Entry(Box::new(entry))), second, later }
@@ -891,7 +900,8 @@ mod tests {
                 let later = Arc::new(Dir { name, path: dir.path().join(path), is_leaf: false });
                 scan.follow(Found { later: Some(later), ..Found::default() });
                 let found: Vec<Scanned> = scan.collect();
-                let [Scanned::Failed { path: failed, error: Error::Io { source, .. } }] = &found[..] else {
+                let [Scanned::Failed { path: failed, subtree: true, error: Error::Io { source, .. }, .. }] = &found[..]
+                else {
                     panic!("{found:?}")
                 };
                 assert_eq!((failed, source.kind()), (&dir.path().join(path), kind));
