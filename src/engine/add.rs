@@ -11,20 +11,22 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded};
 
 use crate::engine::api::AddOptions;
-use crate::engine::budget::Budget;
-use crate::engine::commit::{Reached, Ready, commit};
+use crate::engine::budget::{Budget, Permit};
+use crate::engine::catch_up;
+use crate::engine::commit::{Ready, about_this_run};
+use crate::engine::compare::{BaseWalk, Before, Compared, Comparison, Ordinals, places};
 use crate::engine::config::{Level, ReadMode};
 use crate::engine::fit::{Plan, fit_pack};
-use crate::engine::indexer::{Announced, Indexed, Indexer, Message, current_user};
+use crate::engine::full_index::write_full_if_due;
+use crate::engine::indexer::{Announced, Deleted, Indexed, Indexer, Message};
 use crate::engine::observe::{Failed, Observer, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
-use crate::engine::plan::{Content, Planned, Planner, weight};
-use crate::engine::resolve::SegmentUnion;
+use crate::engine::plan::{Content, DELETED_WEIGHT, Decision, Planned, Planner};
 use crate::engine::run::{Phase, Run};
 use crate::engine::segment::SegmentWriter;
 use crate::engine::state::State;
@@ -32,14 +34,15 @@ use crate::engine::stats::{WorkerStats, stage_report};
 use crate::engine::vault::{REPLACED, Vault, Writer};
 use crate::error::{Error, FileOp, Result};
 use crate::format::commit::{SNAPSHOT_PARTIAL, SnapshotRecord};
-use crate::format::index::{BlockRef, Item};
-use crate::format::tree::TreeWriter;
+use crate::format::entry::{Entry, EntryType};
+use crate::format::index::BlockRef;
+use crate::format::tree::Tree;
 use crate::primitives::fs::StatKind;
 use crate::primitives::pool::BufferPool;
 use crate::stages::pack::compress::{Compress, Effort};
 use crate::stages::pack::encrypt::Encrypt;
 use crate::stages::pack::names::name_sources;
-use crate::stages::pack::read::{Intake, Mapping, Read};
+use crate::stages::pack::read::{Intake, Mapping, Read, now};
 use crate::stages::pack::scan::{Scan, ScanOptions, scan};
 use crate::stages::pack::source::{FileSystem, Source};
 use crate::stages::pack::write::{RecordSink, Write, Written};
@@ -49,8 +52,6 @@ use crate::stages::{EntrySeq, ReadJob, Scanned, ScannedEntry};
 const LEVELS: std::ops::RangeInclusive<i32> = -7..=22;
 /// Entries that the scan may list ahead of the planner.
 const LOOK_AHEAD: usize = 32_768;
-/// A full index is due when so many deltas have gathered, or when they take a quarter of what the last one takes.
-const DELTAS_BEFORE_FULL: usize = 32;
 
 impl Vault {
     /// Packs files and directories into the vault: one new snapshot, which holds everything that the newest one held, with
@@ -87,14 +88,17 @@ impl Vault {
         });
         let mut report = run.into_report("add", std::mem::take(&mut done.stages));
         report.snapshot = done.snapshot;
-        let Indexed { files, failed, changed, directories, bytes, .. } = done.indexed;
+        let Indexed { failed, changed, bytes, .. } = done.indexed;
+        let (files, directories) = done.handled();
+        report.unchanged_files = done.unchanged.files;
+        (report.removed_files, report.removed_directories) = done.indexed.removed;
         // A file that changed while it was read is stored, and failed all the same: the user has to know.
         report.successful_files = files - changed;
         report.changed_files = changed;
         report.failed_files = failed + changed + done.unseen;
         report.total_files = report.successful_files + report.failed_files;
         report.directories = directories;
-        report.total_size = bytes;
+        report.total_size = bytes + done.unchanged.bytes;
         report.stored_size = done.stored_size;
         match result {
             Ok(()) => Ok(report),
@@ -128,7 +132,6 @@ impl Vault {
             skip: own,
             look_ahead: LOOK_AHEAD.min(usize::try_from(plan.entry_window).unwrap_or(LOOK_AHEAD)),
         };
-        let scan = scan(roots, scan_options)?;
         let segment =
             SegmentWriter::new(Arc::clone(&base.storage), &self.path, &self.keys, &run.stop, run.config.lock_timeout)?;
         let mapping = match options.read_mode {
@@ -136,63 +139,43 @@ impl Vault {
             ReadMode::Mmap => Mapping::Always,
             ReadMode::Read => Mapping::Never,
         };
-        let pack = Pack { run, plan: &plan, effort, mapping, segment: &segment, source };
-        let packed = match pack.run(scan, done) {
-            Ok(()) => self.commit_packed(run, sources, options, base, &segment, done),
-            Err(error) => Err((Reached::NoRoot, error)),
-        };
+        let places = places(&roots);
+        let scan = scan(roots, scan_options)?;
+        let trees = base.trees(&base.commit)?;
+        let walk = (options.mirror || !options.force_read).then(|| base.merge(&trees)).transpose()?;
+        let walk = walk.map(|merge| BaseWalk::new(merge, places.clone()));
+        let comparison = Comparison::new(scan, walk);
+        let pack = Pack { run, plan: &plan, effort, mapping, segment: &segment, source, base, trees: &trees, options };
+        let mut compared = catch_up::Compared { trees: trees.clone(), places, ..catch_up::Compared::default() };
+        let committed = self.commit_segment(run, base, &segment, || {
+            pack.run(comparison, done)?;
+            compared.unchanged = std::mem::take(&mut done.unchanged.ordinals);
+            compared.deletes = done.indexed.removed != (0, 0);
+            let delta = self.checked_delta(done)?;
+            let full = write_full_if_due(run, base, &segment)?;
+            let (files, directories) = done.handled();
+            let bytes = |path: &OsStr| serde_bytes::ByteBuf::from(path.as_bytes());
+            let snapshot = SnapshotRecord {
+                sources: sources.iter().map(|source| bytes(source.as_os_str())).collect(),
+                files,
+                directories,
+                bytes: done.indexed.bytes + done.unchanged.bytes,
+                flags: if run.error_count() > 0 { SNAPSHOT_PARTIAL } else { 0 },
+                ..about_this_run(&options.command_line, &options.tags)
+            };
+            Ok(Ready { delta, full, snapshot, compared: Some(&compared) })
+        });
         done.stored_size = segment.written();
-        let released = match &packed {
-            Ok(number) => {
-                self.has_committed();
-                done.snapshot = Some(*number);
-                segment.trim()
-            }
-            Err((Reached::Root, _)) => segment.trim(),
-            Err((Reached::NoRoot, _)) => segment.give_back(),
-        };
-        if let Err(error) = released {
-            // The space is lost until the vault is compacted; nothing else is.
-            run.note(&self.path, format!("unused space could not be given back ({error})"));
-        }
-        packed.map(|_| ()).map_err(|(_, error)| error)
+        done.snapshot = Some(committed?);
+        Ok(())
     }
 
-    fn commit_packed(
-        &self,
-        run: &Run<'_>,
-        sources: &[PathBuf],
-        options: &AddOptions,
-        base: &State,
-        segment: &SegmentWriter,
-        done: &mut Done,
-    ) -> Result<u64, (Reached, Error)> {
-        let before = |error| (Reached::NoRoot, error);
-        let indexed = &done.indexed;
-        if indexed.files + indexed.directories == 0 {
-            return Err(before(Error::NothingStored(self.path.to_path_buf())));
+    /// The run's delta, if the run came to anything.
+    fn checked_delta(&self, done: &Done) -> Result<(BlockRef, u64)> {
+        if done.handled() == (0, 0) && done.indexed.removed == (0, 0) {
+            return Err(Error::NothingStored(self.path.to_path_buf()));
         }
-        let delta = indexed.delta.ok_or((Reached::NoRoot, Error::Interrupted))?;
-        let full = if full_is_due(base) { Some(write_full(run, base, segment).map_err(before)?) } else { None };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let partial = run.error_count() > 0;
-        let bytes = |path: &OsStr| serde_bytes::ByteBuf::from(path.as_bytes());
-        let snapshot = SnapshotRecord {
-            number: 0,
-            time_secs: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
-            time_nanos: now.subsec_nanos(),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            user: current_user(),
-            command_line: options.command_line.iter().map(|word| serde_bytes::ByteBuf::from(word.as_bytes())).collect(),
-            sources: sources.iter().map(|source| bytes(source.as_os_str())).collect(),
-            tags: options.tags.clone(),
-            files: indexed.files,
-            directories: indexed.directories,
-            bytes: indexed.bytes,
-            stored_bytes: 0,
-            flags: if partial { SNAPSHOT_PARTIAL } else { 0 },
-        };
-        commit(run, base, &*self.dir, segment, Ready { delta, full, snapshot })
+        done.indexed.delta.ok_or(Error::Interrupted)
     }
 }
 
@@ -201,10 +184,27 @@ impl Vault {
 struct Done {
     stages: Vec<StageReport>,
     indexed: Indexed,
+    unchanged: Unchanged,
     /// Sources and entries that could not even be looked at.
     unseen: u64,
     snapshot: Option<u64>,
     stored_size: u64,
+}
+
+impl Done {
+    /// Entries but directories, and directories, that the new snapshot has as they are in the sources.
+    fn handled(&self) -> (u64, u64) {
+        (self.indexed.files + self.unchanged.files, self.indexed.directories + self.unchanged.directories)
+    }
+}
+
+/// Entries that the newest snapshot had already.
+#[derive(Default)]
+struct Unchanged {
+    files: u64,
+    directories: u64,
+    bytes: u64,
+    ordinals: Ordinals,
 }
 
 fn effort(level: Level) -> Result<Effort> {
@@ -218,32 +218,6 @@ fn effort(level: Level) -> Result<Effort> {
     })
 }
 
-/// Whether the deltas that have gathered call for a new full index.
-fn full_is_due(base: &State) -> bool {
-    let deltas = &base.commit.deltas;
-    let delta_bytes: u64 = deltas.iter().map(|delta| delta.stored_bytes).sum();
-    let full_bytes = base.commit.full.map_or(0, |full| full.stored_bytes);
-    // With one delta there is nothing to bring together, and the smallest vaults would rewrite their index every time.
-    deltas.len() > 1 && (deltas.len() >= DELTAS_BEFORE_FULL || (full_bytes > 0 && delta_bytes > full_bytes / 4))
-}
-
-/// Writes the whole index of the base generation; answers its head, the bytes of its blocks, and the generation.
-fn write_full(run: &Run<'_>, base: &State, segment: &SegmentWriter) -> Result<(BlockRef, u64, u64)> {
-    let trees = base.trees(&base.commit)?;
-    let mut merge = base.merge(&trees)?;
-    let mut table = SegmentUnion::new(&trees, Arc::clone(&base.vault));
-    let mut writer = TreeWriter::default();
-    let mut sink = segment;
-    while let Some((tree, mut entry)) = merge.next()? {
-        run.check()?;
-        table.adopt(tree, &mut entry)?;
-        writer.push(&Item::Put(entry), &mut sink)?;
-    }
-    let (segments, records) = table.finish();
-    let (head, stored_bytes) = writer.finish(segments, records, Vec::new(), &mut sink)?;
-    Ok((head, stored_bytes, base.root.generation()))
-}
-
 /// The pipeline of one run.
 struct Pack<'r, 'c> {
     run: &'r Run<'c>,
@@ -252,6 +226,9 @@ struct Pack<'r, 'c> {
     mapping: Mapping,
     segment: &'r SegmentWriter,
     source: &'r dyn Source,
+    base: &'r State,
+    trees: &'r [Arc<Tree>],
+    options: &'r AddOptions,
 }
 
 /// Records go into the run's segment.
@@ -265,16 +242,17 @@ impl RecordSink for SegmentWriter {
 
 impl Pack<'_, '_> {
     /// Runs all stages until everything is written and indexed, or the run is stopped.
-    fn run(&self, scan: Scan, done: &mut Done) -> Result<()> {
-        let Self { run, plan, segment, source, .. } = *self;
+    fn run(&self, comparison: Comparison<Scan>, done: &mut Done) -> Result<()> {
+        let Self { run, plan, segment, source, base, trees, options, .. } = *self;
         run.enter(Phase::Stream);
-        let began = Instant::now();
+        let (began, began_at) = (Instant::now(), now());
         let budget = Budget::new(plan.budget);
         let window = Budget::new(plan.entry_window);
         let pool = BufferPool::new(plan.chunk_size as usize);
         let intake = Intake { mapping: self.mapping, refused: AtomicBool::new(false) };
         let indexed: Mutex<Indexed> = Mutex::default();
         let unseen = AtomicU64::new(0);
+        let unchanged: Mutex<Unchanged> = Mutex::default();
         let at = |path: &Path| run.at(path);
         let make_read = || Ok(Read::new(source, &intake, pool.clone(), &at));
         let make_compress = || Compress::new(self.effort, pool.clone());
@@ -287,20 +265,34 @@ impl Pack<'_, '_> {
             let (to_encrypt, for_encrypt) = bounded(plan.depth(plan.fourth));
             let (to_write, for_write) = bounded(plan.depth(plan.write));
             let (to_indexer, for_indexer) = bounded(INDEXER_QUEUE);
-            let front = Front { run, plan, source, budget: &budget, window: &window, segment, unseen: &unseen };
-            let announce = to_indexer.clone();
-            let outcome_slot = &indexed;
+            let front = Front {
+                run,
+                options,
+                window: &window,
+                segment,
+                unseen: &unseen,
+                planner: Planner::new(source, plan.chunk_size, trees.to_vec()),
+                seq: 0,
+                unchanged: Unchanged::default(),
+                jobs: Jobs { run, permit: plan.permit(), budget: &budget, to_read, waits: Waits::default() },
+                to_indexer: to_indexer.clone(),
+            };
+            let (outcome_slot, unchanged_slot) = (&indexed, &unchanged);
 
             let mut stages = Vec::new();
             // If a thread cannot be started, the channels' ends that it was to have are dropped here, and all others end.
             let started = (|| {
-                stages.push(spawn_one(scope, run, "scan", move || front.work(scan, &to_read, &announce))?);
+                stages.push(spawn_one(scope, run, "scan", move || {
+                    let (unchanged, stats) = front.work(comparison)?;
+                    *unchanged_slot.lock().unwrap_or_else(PoisonError::into_inner) = unchanged;
+                    Ok(stats)
+                })?);
                 stages.push(spawn_stage(scope, run, plan.read, &make_read, for_read, to_compress)?);
                 stages.push(spawn_stage(scope, run, plan.third, &make_compress, for_compress, to_encrypt)?);
                 stages.push(spawn_stage(scope, run, plan.fourth, &make_encrypt, for_encrypt, to_write)?);
                 stages.push(spawn_stage(scope, run, plan.write, &make_write, for_write, Tell(to_indexer))?);
                 stages.push(spawn_one(scope, run, "index", move || {
-                    let (outcome, stats) = Indexer::new(run, segment).work(&for_indexer)?;
+                    let (outcome, stats) = Indexer::new(run, segment, base, trees, began_at).work(&for_indexer)?;
                     *outcome_slot.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
                     Ok(stats.close())
                 })?);
@@ -317,6 +309,7 @@ impl Pack<'_, '_> {
         // The figures of `scan` are those of the thread that takes its entries; the listing goes on in more of them.
         done.stages.iter_mut().filter(|stage| stage.name == "scan").for_each(|stage| stage.workers = plan.scan);
         done.indexed = indexed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.unchanged = unchanged.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.unseen = unseen.into_inner();
         if intake.refused.into_inner() {
             let message = "the system does not permit copying out of a mapping; large files were read instead";
@@ -347,56 +340,50 @@ impl Outlet<Written> for Tell {
     }
 }
 
-/// The scan stage: takes entries as the scan finds them, gives each a number, and cuts them into jobs. The only place that
-/// waits for memory.
+/// The scan stage: takes entries as the scan finds them, leaves out what the newest snapshot has already, gives each of
+/// the others a number, and cuts them into jobs. The only place that waits for memory.
 struct Front<'r, 'c> {
     run: &'r Run<'c>,
-    plan: &'r Plan,
-    source: &'r dyn Source,
-    budget: &'r Arc<Budget>,
+    options: &'r AddOptions,
     window: &'r Arc<Budget>,
     segment: &'r SegmentWriter,
     unseen: &'r AtomicU64,
+    planner: Planner<'r>,
+    /// The number of the next entry that the indexer hears of.
+    seq: u64,
+    unchanged: Unchanged,
+    jobs: Jobs<'r, 'c>,
+    to_indexer: Sender<Message>,
 }
 
 /// The run is ending for a reason that is known elsewhere.
 struct Ending;
 
 impl Front<'_, '_> {
-    fn work(
-        &self,
-        scan: Scan,
-        to_read: &Sender<Envelope<ReadJob>>,
-        to_indexer: &Sender<Message>,
-    ) -> Result<WorkerStats> {
+    fn work(mut self, mut comparison: Comparison<Scan>) -> Result<(Unchanged, WorkerStats)> {
         let mut stats = WorkerStats::default();
-        let mut planner = Planner::new(self.source, self.plan.chunk_size);
-        let mut waits = Waits::default();
-        let mut seq = 0;
         let gauge = self.run.gauge("scan", 1);
         let mut began = Instant::now();
-        for scanned in scan {
+        while let Some(next) = comparison.next()? {
             if self.run.stop.is_stopped() {
                 break;
             }
-            match scanned {
-                Scanned::Entry(entry) => {
-                    let entry_seq = EntrySeq(seq);
-                    seq += 1;
-                    stats.bytes_out += if entry.stat.kind == StatKind::File { entry.stat.size } else { 0 };
-                    if self.entry(entry_seq, *entry, &mut planner, &mut waits, to_read, to_indexer).is_err() {
-                        break;
-                    }
+            let result = match next {
+                Compared::Found(entry, before) => {
+                    stats.bytes_out += entry.content_len();
+                    self.entry(*entry, before)
                 }
-                Scanned::Failed { path, error, .. } => {
-                    // The entry itself is told of apart from what could not be learnt of it.
-                    let is_part = matches!(error, Error::Io { op: FileOp::ListDirectory | FileOp::ReadXattr, .. });
-                    self.unseen.fetch_add(u64::from(!is_part), Ordering::Relaxed);
-                    self.run.entry_error(&path, &error);
+                Compared::Gone(before) if self.options.mirror => self.gone(*before.entry),
+                Compared::Gone(_) => continue,
+                Compared::Told(told) => {
+                    self.told(told);
+                    Ok(())
                 }
-                Scanned::Note { path, message, .. } => self.run.note(&path, message),
+            };
+            if result.is_err() {
+                break;
             }
-            let waited = waits.take(&mut stats);
+            let waited = self.jobs.waits.take(&mut stats);
             let service = began.elapsed().saturating_sub(waited);
             gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
             stats.serviced(began, waited);
@@ -405,54 +392,115 @@ impl Front<'_, '_> {
         }
         if !self.run.stop.is_stopped() {
             // An error here is the consequence of a stop.
-            let _ = planner.close_batch(&mut |job| self.emit(job, &mut waits, to_read));
-            waits.take(&mut stats);
+            let _ = self.planner.close_batch(&mut |job| self.jobs.emit(job));
+            self.jobs.waits.take(&mut stats);
         }
         self.run.counters.all_known.store(true, Ordering::Relaxed);
         self.segment.expect_content(self.run.counters.bytes_known.load(Ordering::Relaxed));
-        Ok(stats.close())
+        Ok((self.unchanged, stats.close()))
     }
 
-    fn entry(
-        &self,
-        seq: EntrySeq,
-        entry: ScannedEntry,
-        planner: &mut Planner<'_>,
-        waits: &mut Waits,
-        to_read: &Sender<Envelope<ReadJob>>,
-        to_indexer: &Sender<Message>,
-    ) -> Result<(), Ending> {
-        let weight = weight(&entry);
-        planner.before(weight, &mut |job| self.emit(job, waits, to_read)).map_err(|_| Ending)?;
-        let (permit, waited) = self.window.acquire(weight, &self.run.stop).ok_or(Ending)?;
-        waits.output += waited;
-        if entry.stat.kind != StatKind::Directory {
-            self.run.counters.files_known.fetch_add(1, Ordering::Relaxed);
-            let size = if entry.stat.kind == StatKind::File { entry.stat.size } else { 0 };
-            self.run.counters.bytes_known.fetch_add(size, Ordering::Relaxed);
-        }
-        let (planned, ranges, failed) = match planner.plan(seq, &entry) {
-            Ok((planned, ranges)) => (planned, ranges, None),
-            // Its other names will refer to this one all the same, and fail with it.
-            Err(error) => {
-                let is_linked = entry.stat.kind != StatKind::Directory && entry.stat.nlink > 1;
-                (Planned { content: Content::None, is_linked }, Vec::new(), Some(error))
+    /// Passes on what the scan has to tell beside entries.
+    fn told(&self, told: Scanned) {
+        match told {
+            Scanned::Failed { path, error, .. } => {
+                // The entry itself is told of apart from what could not be learnt of it.
+                let is_part = matches!(error, Error::Io { op: FileOp::ListDirectory | FileOp::ReadXattr, .. });
+                self.unseen.fetch_add(u64::from(!is_part), Ordering::Relaxed);
+                self.run.entry_error(&path, &error);
             }
-        };
-        let announced = Announced { entry: entry.clone(), planned, permit, failed };
-        let sending = Instant::now();
-        to_indexer.send(Message::Announced(Box::new(announced))).map_err(|_| Ending)?;
-        waits.output += sending.elapsed();
-        planner.cut(seq, &entry, planned, ranges, &mut |job| self.emit(job, waits, to_read)).map_err(|_| Ending)
+            Scanned::Note { path, message, .. } => self.run.note(&path, message),
+            // `Comparison` gives entries by another name.
+            Scanned::Entry(_) => {}
+        }
     }
 
-    /// Hands a job to the readers, with the permit for all that its chunk will need. An error means that the run ends.
-    fn emit(&self, job: ReadJob, waits: &mut Waits, to_read: &Sender<Envelope<ReadJob>>) -> Result<()> {
-        let (permit, waited) = self.budget.acquire(self.plan.permit(), &self.run.stop).ok_or(Error::Interrupted)?;
-        waits.budget += waited;
+    /// A name that the newest snapshot has, and that is there no longer.
+    fn gone(&mut self, entry: Entry) -> Result<(), Ending> {
+        let permit = self.make_room(DELETED_WEIGHT)?;
+        self.seq += 1;
+        let is_directory = entry.entry_type == EntryType::Directory;
+        self.announce(Message::Deleted(Deleted { path: entry.path, is_directory, permit }))
+    }
+
+    fn entry(&mut self, entry: ScannedEntry, before: Option<Before>) -> Result<(), Ending> {
+        let seq = EntrySeq(self.seq);
+        let counters = &self.run.counters;
+        let ordinal = before.as_ref().map(|before| before.ordinal);
+        if entry.stat.kind != StatKind::Directory {
+            counters.files_known.fetch_add(1, Ordering::Relaxed);
+            counters.bytes_known.fetch_add(entry.content_len(), Ordering::Relaxed);
+        }
+        let before = before.filter(|_| !self.options.force_read);
+        let (planned, ranges, failed) = match (self.planner.plan(seq, &entry, before), ordinal) {
+            (Ok(Decision::Keep), Some(ordinal)) => {
+                self.keep(&entry, ordinal);
+                return Ok(());
+            }
+            (Ok(Decision::Store(planned, ranges)), _) => (planned, ranges, None),
+            // Its other names will refer to this one all the same, and fail with it.
+            (Err(error), _) => {
+                (Planned { content: Content::None, is_linked: entry.is_linked() }, Vec::new(), Some(error))
+            }
+            (Ok(Decision::Keep), None) => unreachable!("what is kept is in the newest snapshot"),
+        };
+        let permit = self.make_room(planned.weight(&entry))?;
+        self.seq += 1;
+        let content = planned.content.clone();
+        let announced = Announced { entry: entry.clone(), planned, permit, failed };
+        self.announce(Message::Announced(Box::new(announced)))?;
+        self.planner.cut(seq, &entry, &content, ranges, &mut |job| self.jobs.emit(job)).map_err(|_| Ending)
+    }
+
+    /// Counts an entry that the newest snapshot has as it is.
+    fn keep(&mut self, entry: &ScannedEntry, ordinal: u64) {
+        self.unchanged.ordinals.insert(ordinal);
+        if entry.stat.kind == StatKind::Directory {
+            self.unchanged.directories += 1;
+            return;
+        }
+        self.unchanged.files += 1;
+        self.unchanged.bytes += entry.content_len();
+        let counters = &self.run.counters;
+        counters.files_done.fetch_add(1, Ordering::Relaxed);
+        counters.bytes_done.fetch_add(entry.content_len(), Ordering::Relaxed);
+    }
+
+    /// Waits until there is room for something of this weight in the window of entries in flight.
+    fn make_room(&mut self, weight: u64) -> Result<Permit, Ending> {
+        self.planner.before(weight, &mut |job| self.jobs.emit(job)).map_err(|_| Ending)?;
+        let (permit, waited) = self.window.acquire(weight, &self.run.stop).ok_or(Ending)?;
+        self.jobs.waits.output += waited;
+        Ok(permit)
+    }
+
+    /// Tells the indexer what comes next.
+    fn announce(&mut self, message: Message) -> Result<(), Ending> {
         let sending = Instant::now();
-        let sent = to_read.send(Envelope { item: job, permit: Some(permit) });
-        waits.output += sending.elapsed();
+        self.to_indexer.send(message).map_err(|_| Ending)?;
+        self.jobs.waits.output += sending.elapsed();
+        Ok(())
+    }
+}
+
+/// The way to the readers.
+struct Jobs<'r, 'c> {
+    run: &'r Run<'c>,
+    /// What a chunk will need.
+    permit: u64,
+    budget: &'r Arc<Budget>,
+    to_read: Sender<Envelope<ReadJob>>,
+    waits: Waits,
+}
+
+impl Jobs<'_, '_> {
+    /// Hands a job to the readers, with the permit for all that its chunk will need. An error means that the run ends.
+    fn emit(&mut self, job: ReadJob) -> Result<()> {
+        let (permit, waited) = self.budget.acquire(self.permit, &self.run.stop).ok_or(Error::Interrupted)?;
+        self.waits.budget += waited;
+        let sending = Instant::now();
+        let sent = self.to_read.send(Envelope { item: job, permit: Some(permit) });
+        self.waits.output += sending.elapsed();
         sent.map_err(|_| Error::Interrupted)
     }
 }

@@ -2,16 +2,23 @@
 //!
 //! 1. Data and index are in the file; `fdatasync`, with no lock held. Before a writer's first commit, `fsync` of the
 //!    directory: it may have joined a vault that another has just linked.
-//! 2. Under COMMIT: the newest root is read again, the commit record goes on top of what it names, `fdatasync`.
+//! 2. Under COMMIT: the newest root is read again; if it has moved, the run catches up with what others did; the commit
+//!    record goes on top of what the root names, `fdatasync`.
 //! 3. The root goes into the slot that does not hold the newest, `fdatasync`; then the same root into the other slot,
 //!    without a sync of its own: that of the next commit's step 2 comes before the slot is needed.
 //!
 //! A failed sync is never tried again. Until the first root is being written nothing refers to what this run wrote.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::engine::catch_up::{Compared, second_delta};
+use crate::engine::full_index::FullIndex;
+use crate::engine::indexer::current_user;
 use crate::engine::locks::Held;
 use crate::engine::run::{Phase, Run};
 use crate::engine::segment::{SegmentWriter, write_all_at};
 use crate::engine::state::{State, newest_root, read_commit, read_roots};
+use crate::engine::vault::Vault;
 use crate::error::{Error, FileOp, Result};
 use crate::format::commit::{Commit, MAX_DELTAS, Previous, SnapshotRecord, TreeRef};
 use crate::format::header::{CommitPlace, ROOT_A_AT, ROOT_B_AT, Root};
@@ -21,18 +28,68 @@ use crate::primitives::storage::{Lock, LockMode, VaultDir};
 use crate::primitives::units::FileOffset;
 
 /// What a run wrote, ready to become a generation.
-pub(crate) struct Ready {
+pub(crate) struct Ready<'r> {
     /// The run's delta, its segment 0 being the run's own.
     pub(crate) delta: (BlockRef, u64),
-    /// A new full index, with the generation that it covers.
-    pub(crate) full: Option<(BlockRef, u64, u64)>,
+    /// A new full index.
+    pub(crate) full: Option<FullIndex>,
     /// The snapshot, but for its number.
     pub(crate) snapshot: SnapshotRecord,
+    /// What the run left out because its base had it, to be compared with what others have committed since.
+    pub(crate) compared: Option<&'r Compared>,
+}
+
+/// The snapshot of a run that stores nothing, made now.
+pub(crate) fn about_this_run(command_line: &[String], tags: &[String]) -> SnapshotRecord {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    SnapshotRecord {
+        number: 0,
+        time_secs: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+        time_nanos: now.subsec_nanos(),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        user: current_user(),
+        command_line: command_line.iter().map(|word| serde_bytes::ByteBuf::from(word.as_bytes())).collect(),
+        sources: Vec::new(),
+        tags: tags.to_vec(),
+        files: 0,
+        directories: 0,
+        bytes: 0,
+        stored_bytes: 0,
+        flags: 0,
+    }
+}
+
+impl Vault {
+    /// Commits what `ready` makes of a segment, and gives back the space that the segment does not need; all of it if no
+    /// root was touched. Answers the snapshot's number.
+    pub(crate) fn commit_segment<'r>(
+        &self,
+        run: &Run<'_>,
+        base: &State,
+        segment: &SegmentWriter,
+        ready: impl FnOnce() -> Result<Ready<'r>>,
+    ) -> Result<u64> {
+        let ready = ready().map_err(|error| (Reached::NoRoot, error));
+        let committed = ready.and_then(|ready| commit(run, base, &*self.dir, segment, ready));
+        let released = match &committed {
+            Ok(_) => {
+                self.has_committed();
+                segment.trim()
+            }
+            Err((Reached::Root, _)) => segment.trim(),
+            Err((Reached::NoRoot, _)) => segment.give_back(),
+        };
+        if let Err(error) = released {
+            // The space is lost until the vault is compacted; nothing else is.
+            run.note(&self.path, format!("unused space could not be given back ({error})"));
+        }
+        committed.map_err(|(_, error)| error)
+    }
 }
 
 /// How far a commit came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reached {
+enum Reached {
     /// No root was touched: what the run wrote may be given back.
     NoRoot,
     /// A root was written, or may have been.
@@ -40,12 +97,12 @@ pub(crate) enum Reached {
 }
 
 /// Commits; answers the snapshot's number. The error says whether a root may have been written.
-pub(crate) fn commit(
+fn commit(
     run: &Run<'_>,
     base: &State,
     dir: &dyn VaultDir,
     segment: &SegmentWriter,
-    ready: Ready,
+    ready: Ready<'_>,
 ) -> Result<u64, (Reached, Error)> {
     let before = |error| (Reached::NoRoot, error);
     let storage = &base.storage;
@@ -90,7 +147,7 @@ struct Prepared {
 }
 
 /// Merges with the newest commit, writes the commit record, and makes the root that names it.
-fn prepare(base: &State, segment: &SegmentWriter, ready: Ready) -> Result<Prepared> {
+fn prepare(base: &State, segment: &SegmentWriter, ready: Ready<'_>) -> Result<Prepared> {
     let vault = &*base.vault;
     let roots = read_roots(&*base.storage, vault, &base.keys, true)?;
     let (newest_at, newest) = newest_root(vault, &roots)?;
@@ -105,7 +162,7 @@ fn prepare(base: &State, segment: &SegmentWriter, ready: Ready) -> Result<Prepar
     let own = table.add(segment.salt());
 
     let mut full = before.full.map(|tree| table.tree(&before, tree));
-    if let Some((head, stored_bytes, covers)) = ready.full
+    if let Some(FullIndex { head, stored_bytes, covers }) = ready.full
         && full.is_none_or(|old| covers > old.generation)
     {
         full = Some(TreeRef { segment: own, head, generation: covers, stored_bytes });
@@ -113,8 +170,15 @@ fn prepare(base: &State, segment: &SegmentWriter, ready: Ready) -> Result<Prepar
     let covered = full.map_or(0, |full| full.generation);
     let later = before.deltas.iter().filter(|delta| delta.generation > covered);
     let mut deltas: Vec<TreeRef> = later.map(|&tree| table.tree(&before, tree)).collect();
-    let (head, stored_bytes) = ready.delta;
-    deltas.push(TreeRef { segment: own, head, generation, stored_bytes });
+    let second = match ready.compared {
+        Some(compared) if before.generation != base.commit.generation => {
+            second_delta(base, &before, compared, &ready.delta.0, segment)?
+        }
+        _ => None,
+    };
+    for (head, stored_bytes) in [Some(ready.delta), second].into_iter().flatten() {
+        deltas.push(TreeRef { segment: own, head, generation, stored_bytes });
+    }
     if deltas.len() > MAX_DELTAS {
         return Err(Error::Refused { what: "the vault has too many deltas for one commit", path: vault.to_owned() });
     }

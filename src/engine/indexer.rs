@@ -4,7 +4,7 @@
 //! gives its permit back, when it is complete and all before it have left. It waits for nobody but its channel, so the
 //! planner and the writers may wait for it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,16 +12,20 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Receiver;
 
 use crate::engine::budget::Permit;
+use crate::engine::compare::entry_type;
 use crate::engine::observe::EntryErrorKind;
-use crate::engine::plan::{Content, Planned};
+use crate::engine::plan::{Content, Kept, Planned};
+use crate::engine::resolve::SegmentUnion;
 use crate::engine::run::{Run, describe};
 use crate::engine::segment::SegmentWriter;
+use crate::engine::state::State;
 use crate::engine::stats::WorkerStats;
 use crate::error::{Error, Result};
-use crate::format::entry::{Entry, EntryType, Extent, LinkGroup, Owner, SegmentIndex};
+use crate::format::entry::{Entry, EntryPath, EntryType, Extent, LinkGroup, Owner, SegmentIndex};
 use crate::format::index::{BlockRef, Item, MAX_OVERFLOW_LEN, RecordPlace};
-use crate::format::tree::TreeWriter;
-use crate::primitives::fs::{Stat, StatKind};
+use crate::format::tree::{Tree, TreeWriter};
+use crate::primitives::fs::{Stat, StatKind, Timestamp};
+use crate::stages::pack::read::is_racy;
 use crate::stages::pack::write::Written;
 use crate::stages::{EntrySeq, PartDone, PartVerdict, ScannedEntry};
 
@@ -35,6 +39,8 @@ const MAX_EXTENTS: usize = MAX_OVERFLOW_LEN / 64;
 pub(crate) enum Message {
     /// An entry comes next in scan order.
     Announced(Box<Announced>),
+    /// A name comes next that the newest snapshot has and that is there no longer.
+    Deleted(Deleted),
     /// A chunk has been written.
     Written(Written),
 }
@@ -46,6 +52,13 @@ pub(crate) struct Announced {
     pub(crate) permit: Permit,
     /// Why it cannot be stored, where that is known already.
     pub(crate) failed: Option<Error>,
+}
+
+/// A name that is deleted.
+pub(crate) struct Deleted {
+    pub(crate) path: EntryPath,
+    pub(crate) is_directory: bool,
+    pub(crate) permit: Permit,
 }
 
 /// What was indexed.
@@ -62,21 +75,28 @@ pub(crate) struct Indexed {
     pub(crate) directories: u64,
     /// Bytes of content of what was stored.
     pub(crate) bytes: u64,
+    /// Entries but directories that were deleted, and directories.
+    pub(crate) removed: (u64, u64),
 }
 
-/// An entry on its way: announced, parts arriving.
-struct Slot {
-    announced: Box<Announced>,
-    /// Parts that have arrived, each with its record.
-    parts: Vec<(Option<RecordPlace>, PartDone)>,
+/// A part that has arrived, with its record.
+type ArrivedPart = (Option<RecordPlace>, PartDone);
+
+/// A place in the window.
+enum Slot {
+    /// An entry on its way: announced, parts arriving.
+    Entry(Box<Announced>, Vec<ArrivedPart>),
+    /// Nothing is to come for it.
+    Deleted(Deleted),
 }
 
 impl Slot {
     fn is_complete(&self) -> bool {
-        match self.announced.planned.content {
-            Content::None | Content::SameAs(_) => true,
-            Content::Whole => self.parts.len() == 1,
-            Content::Slices(count) => self.parts.len() == count as usize,
+        let Self::Entry(announced, parts) = self else { return true };
+        match announced.planned.content {
+            Content::None | Content::SameAs(_) | Content::Kept(_) => true,
+            Content::Whole => parts.len() == 1,
+            Content::Slices(count) => parts.len() == count as usize,
         }
     }
 }
@@ -104,7 +124,11 @@ pub(crate) struct Indexer<'r, 'c> {
     window: VecDeque<Slot>,
     /// The sequence number of the window's head.
     head: u64,
+    /// Records of this run, and the table of everything else that entries refer to.
     records: Vec<RecordPlace>,
+    others: SegmentUnion,
+    /// When the run began: what changed about then or later, and was not read, may change again under the same time.
+    began: Timestamp,
     first_names: HashMap<u64, FirstName>,
     owners: OwnerNames,
     indexed: Indexed,
@@ -112,8 +136,19 @@ pub(crate) struct Indexer<'r, 'c> {
 
 impl<'r, 'c> Indexer<'r, 'c> {
     /// An indexer whose blocks go to `segment`.
-    pub(crate) fn new(run: &'r Run<'c>, segment: &'r SegmentWriter) -> Self {
+    ///
+    /// - `base`: the trees of the newest snapshot, which entries may keep their content from;
+    /// - `began`: a time before the first entry was looked at.
+    pub(crate) fn new(
+        run: &'r Run<'c>,
+        segment: &'r SegmentWriter,
+        base: &State,
+        trees: &[Arc<Tree>],
+        began: Timestamp,
+    ) -> Self {
         Self {
+            others: SegmentUnion::with_own(segment.salt(), trees, Arc::clone(&base.vault)),
+            began,
             run,
             segment,
             writer: TreeWriter::default(),
@@ -139,8 +174,9 @@ impl<'r, 'c> Indexer<'r, 'c> {
             }
             match message {
                 Message::Announced(announced) => {
-                    self.window.push_back(Slot { announced, parts: Vec::new() });
+                    self.window.push_back(Slot::Entry(announced, Vec::new()));
                 }
+                Message::Deleted(deleted) => self.window.push_back(Slot::Deleted(deleted)),
                 Message::Written(written) => self.take(written),
             }
             self.complete_heads()?;
@@ -148,11 +184,11 @@ impl<'r, 'c> Indexer<'r, 'c> {
         }
         if !self.run.stop.is_stopped() {
             debug_assert!(self.window.is_empty(), "every part of every entry has come");
-            let segments = vec![self.segment.salt()];
-            let records = BTreeMap::from([(OWN.0, std::mem::take(&mut self.records))]);
-            let mut sink = self.segment;
-            let finished = std::mem::take(&mut self.writer).finish(segments, records, Vec::new(), &mut sink)?;
-            self.indexed.delta = Some(finished);
+            let Self { segment, writer, records, others, .. } = self;
+            let (segments, mut table) = others.finish();
+            table.insert(OWN.0, records);
+            let mut sink = segment;
+            self.indexed.delta = Some(writer.finish(segments, table, Vec::new(), &mut sink)?);
         }
         Ok((self.indexed, stats))
     }
@@ -161,7 +197,10 @@ impl<'r, 'c> Indexer<'r, 'c> {
         self.records.extend(written.place);
         for part in written.parts {
             let position = usize::try_from(part.entry.0 - self.head).expect("the window holds fewer than 2^32");
-            self.window[position].parts.push((written.place, part));
+            match &mut self.window[position] {
+                Slot::Entry(_, parts) => parts.push((written.place, part)),
+                Slot::Deleted(_) => debug_assert!(false, "nothing is read for a name that is deleted"),
+            }
         }
     }
 
@@ -170,24 +209,46 @@ impl<'r, 'c> Indexer<'r, 'c> {
             let slot = self.window.pop_front().expect("there is a front");
             let seq = EntrySeq(self.head);
             self.head += 1;
-            self.complete(seq, slot)?;
+            match slot {
+                Slot::Entry(announced, parts) => self.complete(seq, *announced, parts)?,
+                Slot::Deleted(deleted) => self.delete(deleted)?,
+            }
             self.run.counters.tick();
         }
         Ok(())
     }
 
-    fn complete(&mut self, seq: EntrySeq, slot: Slot) -> Result<()> {
-        let Announced { entry, planned, permit, failed } = *slot.announced;
+    fn delete(&mut self, Deleted { path, is_directory, permit }: Deleted) -> Result<()> {
+        let (files, directories) = &mut self.indexed.removed;
+        *(if is_directory { directories } else { files }) += 1;
+        let mut sink = self.segment;
+        self.writer.push(&Item::Delete(path), &mut sink)?;
+        drop(permit);
+        Ok(())
+    }
+
+    fn complete(&mut self, seq: EntrySeq, announced: Announced, parts: Vec<ArrivedPart>) -> Result<()> {
+        let Announced { entry, planned, permit, failed } = announced;
         let is_directory = entry.stat.kind == StatKind::Directory;
-        let scanned_size = if entry.stat.kind == StatKind::File { entry.stat.size } else { 0 };
-        let outcome = match planned.content {
-            Content::SameAs(first) => self.same_as(first),
+        let scanned_size = entry.content_len();
+        // Names of the same file, later ones of which refer to this one.
+        let mut link = planned.is_linked.then_some(LinkGroup { segment: OWN, number: seq.0 });
+        let outcome = match &planned.content {
+            Content::SameAs(first) => {
+                link = link.map(|link| LinkGroup { number: first.0, ..link });
+                self.same_as(*first)
+            }
+            Content::Kept(kept) => {
+                let (content, group) = self.keep(&entry, kept)?;
+                link = link.and(group);
+                Ok(content)
+            }
             _ => match failed {
                 Some(error) => Err(describe(&error)),
-                None => self.assemble(&entry, slot.parts),
+                None => self.assemble(&entry, parts),
             },
         };
-        if planned.is_linked && !matches!(planned.content, Content::SameAs(_)) {
+        if planned.is_linked && !matches!(planned.content, Content::SameAs(_) | Content::Kept(_)) {
             let outcome = outcome.clone();
             self.first_names.insert(seq.0, FirstName { left: entry.stat.nlink - 1, outcome });
         }
@@ -209,13 +270,6 @@ impl<'r, 'c> Indexer<'r, 'c> {
                     self.indexed.changed += u64::from(content.changed);
                 }
                 self.indexed.bytes += content.size;
-                let link = planned.is_linked.then_some(LinkGroup {
-                    segment: OWN,
-                    number: match planned.content {
-                        Content::SameAs(first) => first.0,
-                        _ => seq.0,
-                    },
-                });
                 let stored = self.entry(entry, content, link);
                 let mut sink = self.segment;
                 self.writer.push(&Item::Put(Box::new(stored)), &mut sink)?;
@@ -235,18 +289,30 @@ impl<'r, 'c> Indexer<'r, 'c> {
         outcome
     }
 
+    /// The content that the newest snapshot has, and the link group of the entry's names.
+    fn keep(&mut self, entry: &ScannedEntry, kept: &Kept) -> Result<(StoredContent, Option<LinkGroup>)> {
+        let mut old = kept.entry.clone();
+        self.others.adopt(kept.tree, &mut old)?;
+        let new_group = kept.new_group.map(|first| LinkGroup { segment: OWN, number: first.0 });
+        let stat = entry.stat.clone();
+        let racy = is_racy(stat.ctime, self.began);
+        let content = StoredContent { stat, size: old.size, extents: old.extents, racy, changed: false };
+        Ok((content, new_group.or(old.link)))
+    }
+
     /// Puts the parts of an entry together.
     fn assemble(
         &mut self,
         entry: &ScannedEntry,
-        mut parts: Vec<(Option<RecordPlace>, PartDone)>,
+        mut parts: Vec<ArrivedPart>,
     ) -> Result<StoredContent, (EntryErrorKind, String)> {
         parts.sort_unstable_by_key(|(_, part)| part.slice);
         let mut content = StoredContent {
             stat: entry.stat.clone(),
-            size: if entry.stat.kind == StatKind::File { entry.stat.size } else { 0 },
+            size: entry.content_len(),
             extents: Vec::new(),
-            racy: false,
+            // A file of which nothing is read, since it is empty or one hole, was looked at when the run had begun.
+            racy: parts.is_empty() && entry.stat.kind == StatKind::File && is_racy(entry.stat.ctime, self.began),
             changed: false,
         };
         let mut builder = ExtentBuilder::default();
@@ -296,14 +362,9 @@ impl<'r, 'c> Indexer<'r, 'c> {
 
     fn entry(&mut self, scanned: ScannedEntry, content: StoredContent, link: Option<LinkGroup>) -> Entry {
         let StoredContent { stat, size, extents, racy, changed } = content;
-        let (entry_type, rdev) = match stat.kind {
-            StatKind::File => (EntryType::File, 0),
-            StatKind::Directory => (EntryType::Directory, 0),
-            StatKind::Symlink => (EntryType::Symlink, 0),
-            StatKind::Fifo | StatKind::Socket => (EntryType::Fifo, 0),
-            StatKind::CharDevice => (EntryType::CharDevice, stat.rdev),
-            StatKind::BlockDevice => (EntryType::BlockDevice, stat.rdev),
-        };
+        let entry_type = entry_type(stat.kind);
+        let is_device = matches!(entry_type, EntryType::CharDevice | EntryType::BlockDevice);
+        let rdev = if is_device { stat.rdev } else { 0 };
         Entry {
             path: scanned.name,
             entry_type,

@@ -8,7 +8,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::engine::compare::{Before, Change, change};
+use crate::engine::resolve::same_content;
 use crate::error::{Error, Result};
+use crate::format::entry::{Entry, Extent};
+use crate::format::tree::Tree;
 use crate::primitives::fs::{FsKind, StatKind, file_system_kind_of};
 use crate::primitives::units::ChunkSeq;
 use crate::stages::pack::read::LargeFile;
@@ -26,7 +30,7 @@ const MAX_WEIGHT: u64 = 4096;
 const WEIGHT_UNIT: usize = 512;
 
 /// Where an entry's content will come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Content {
     /// It has none, or only holes.
     None,
@@ -36,15 +40,44 @@ pub(crate) enum Content {
     Slices(u32),
     /// An earlier name of the same file: what that one gets.
     SameAs(EntrySeq),
+    /// What the newest snapshot has: only its attributes, or its link group, are stored anew.
+    Kept(Arc<Kept>),
+}
+
+/// Content of the newest snapshot that an entry keeps.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// The entry that has it, and the tree that it came from.
+    pub(crate) tree: usize,
+    pub(crate) entry: Entry,
+    /// The link group of its names is a new one, made for the entry of this number; otherwise that of `entry`.
+    pub(crate) new_group: Option<EntrySeq>,
+}
+
+/// What is done with an entry.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// Nothing: the newest snapshot has it as it is.
+    Keep,
+    /// It is stored; the ranges are those that hold data, for [`Planner::cut`].
+    Store(Planned, Vec<FileRange>),
 }
 
 /// What is known of an entry before it is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Planned {
     /// Where its content comes from.
     pub(crate) content: Content,
     /// It has more names, which may come later.
     pub(crate) is_linked: bool,
+}
+
+impl Planned {
+    /// How much of the window of entries in flight the entry takes.
+    pub(crate) fn weight(&self, entry: &ScannedEntry) -> u64 {
+        let Content::Kept(kept) = &self.content else { return weight(entry) };
+        (weight(entry) + (kept.entry.extents.len() * size_of::<Extent>() / WEIGHT_UNIT) as u64).min(MAX_WEIGHT)
+    }
 }
 
 /// Cuts entries into jobs.
@@ -55,23 +88,38 @@ pub(crate) struct Planner<'s> {
     batch: Vec<WholeFile>,
     batch_len: u64,
     batch_span: u64,
+    /// The trees of the newest snapshot.
+    base: Vec<Arc<Tree>>,
     /// First names of files with several, by device and inode, with the names still to come.
-    links: HashMap<(u64, u64), (EntrySeq, u64)>,
+    links: HashMap<(u64, u64), (FirstName, u64)>,
     devices: HashMap<u64, FsKind>,
 }
 
-/// How much of the window of entries in flight an entry takes.
-pub(crate) fn weight(entry: &ScannedEntry) -> u64 {
+/// What the later names of a file get.
+#[derive(Debug, Clone)]
+enum FirstName {
+    /// What the first one gets, which is stored.
+    Stored(EntrySeq),
+    /// What the newest snapshot has for the first one.
+    Kept(Arc<Kept>),
+}
+
+/// How much of the window of entries in flight an entry takes by itself.
+fn weight(entry: &ScannedEntry) -> u64 {
     let bulk: usize = entry.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
     let bulk = bulk + entry.name.as_bytes().len() / 2 + entry.target.len();
     (1 + (bulk / WEIGHT_UNIT) as u64).min(MAX_WEIGHT)
 }
 
+/// How much a deleted name takes of it.
+pub(crate) const DELETED_WEIGHT: u64 = 1;
+
 impl<'s> Planner<'s> {
-    /// A planner for chunks of so many bytes.
-    pub(crate) fn new(source: &'s dyn Source, chunk_size: u32) -> Self {
+    /// A planner for chunks of so many bytes, and a newest snapshot that consists of these trees.
+    pub(crate) fn new(source: &'s dyn Source, chunk_size: u32, base: Vec<Arc<Tree>>) -> Self {
         Self {
             source,
+            base,
             chunk_size: u64::from(chunk_size),
             next_number: 0,
             batch: Vec::new(),
@@ -95,27 +143,72 @@ impl<'s> Planner<'s> {
 
     /// Decides where an entry's content comes from; the jobs follow with [`Planner::cut`].
     ///
+    /// - `before`: what the newest snapshot has under its name, if that may be kept.
+    ///
     /// # Errors
     /// What concerns this entry alone: it could not be looked into for holes.
-    pub(crate) fn plan(&mut self, seq: EntrySeq, entry: &ScannedEntry) -> Result<(Planned, Vec<FileRange>)> {
-        let is_linked = entry.stat.kind != StatKind::Directory && entry.stat.nlink > 1;
+    pub(crate) fn plan(&mut self, seq: EntrySeq, entry: &ScannedEntry, before: Option<Before>) -> Result<Decision> {
+        let is_linked = entry.is_linked();
+        let store = |content| Ok(Decision::Store(Planned { content, is_linked }, Vec::new()));
+        let (change, before) = match before {
+            Some(before) if !self.is_pseudo_file(entry)? => (change(entry, &before.entry), Some(before)),
+            _ => (Change::Content, None),
+        };
         if is_linked {
             let id = (entry.stat.dev, entry.stat.ino);
             if let Some((first, left)) = self.links.get_mut(&id) {
-                let content = Content::SameAs(*first);
+                let first = first.clone();
                 *left -= 1;
                 if *left == 0 {
                     self.links.remove(&id);
                 }
-                return Ok((Planned { content, is_linked }, Vec::new()));
+                return match (first, before) {
+                    (FirstName::Stored(first), _) => store(Content::SameAs(first)),
+                    (FirstName::Kept(kept), Some(before))
+                        if change == Change::Nothing
+                            && kept.new_group.is_none()
+                            && same_content(&self.base, (kept.tree, &kept.entry), (before.tree, &before.entry)) =>
+                    {
+                        Ok(Decision::Keep)
+                    }
+                    (FirstName::Kept(kept), _) => store(Content::Kept(kept)),
+                };
             }
-            self.links.insert(id, (seq, entry.stat.nlink - 1));
         }
+        // Of what is no file there is no content to keep: it is stored as if it were new.
+        let keeps = change == Change::Nothing || change == Change::Attributes && entry.stat.kind == StatKind::File;
+        if let Some(Before { tree, entry: old, .. }) = before.filter(|_| keeps) {
+            if change == Change::Nothing && !is_linked {
+                return Ok(Decision::Keep);
+            }
+            let new_group = old.link.is_none().then_some(seq);
+            let kept = Arc::new(Kept { tree, entry: *old, new_group });
+            self.remember(entry, FirstName::Kept(Arc::clone(&kept)));
+            return if change == Change::Nothing { Ok(Decision::Keep) } else { store(Content::Kept(kept)) };
+        }
+        self.remember(entry, FirstName::Stored(seq));
+        let (content, ranges) = self.content(entry)?;
+        Ok(Decision::Store(Planned { content, is_linked }, ranges))
+    }
+
+    /// Remembers the first name of a file with several.
+    fn remember(&mut self, entry: &ScannedEntry, first: FirstName) {
+        if entry.is_linked() {
+            self.links.insert((entry.stat.dev, entry.stat.ino), (first, entry.stat.nlink - 1));
+        }
+    }
+
+    fn is_pseudo_file(&mut self, entry: &ScannedEntry) -> Result<bool> {
+        Ok(entry.stat.kind == StatKind::File && self.device(entry)? == FsKind::Pseudo)
+    }
+
+    /// Where the content of an entry that is read comes from, and the ranges of the file that hold data.
+    fn content(&mut self, entry: &ScannedEntry) -> Result<(Content, Vec<FileRange>)> {
         if entry.stat.kind != StatKind::File {
-            return Ok((Planned { content: Content::None, is_linked }, Vec::new()));
+            return Ok((Content::None, Vec::new()));
         }
-        if self.device(entry)? == FsKind::Pseudo {
-            return Ok((Planned { content: Content::Whole, is_linked }, Vec::new()));
+        if self.is_pseudo_file(entry)? {
+            return Ok((Content::Whole, Vec::new()));
         }
         let size = entry.stat.size;
         let ranges = if size == 0 {
@@ -135,7 +228,7 @@ impl<'s> Planner<'s> {
         } else {
             Content::Slices(count_slices(&ranges, self.chunk_size, &entry.path)?)
         };
-        Ok((Planned { content, is_linked }, ranges))
+        Ok((content, ranges))
     }
 
     /// Emits the jobs of a planned entry, and of the batch it fills.
@@ -143,7 +236,7 @@ impl<'s> Planner<'s> {
         &mut self,
         seq: EntrySeq,
         entry: &ScannedEntry,
-        planned: Planned,
+        content: &Content,
         ranges: Vec<FileRange>,
         emit: &mut dyn FnMut(ReadJob) -> Result<()>,
     ) -> Result<()> {
@@ -154,8 +247,8 @@ impl<'s> Planner<'s> {
             ranges,
             to_end,
         };
-        match planned.content {
-            Content::None | Content::SameAs(_) => Ok(()),
+        match *content {
+            Content::None | Content::SameAs(_) | Content::Kept(_) => Ok(()),
             // A file that does not say its size: a chunk of its own.
             Content::Whole if ranges.is_empty() => {
                 let parts = vec![ReadPart::Whole(whole(ranges, true))];

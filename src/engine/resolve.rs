@@ -95,6 +95,33 @@ pub(crate) fn pieces(extents: &[Extent]) -> impl Iterator<Item = RecordPiece> + 
     })
 }
 
+/// Whether two entries, each of the tree of that number, have the same link group and the same bytes, told by where the
+/// bytes are.
+pub(crate) fn same_content(
+    trees: &[Arc<Tree>],
+    (left_tree, left): (usize, &format::entry::Entry),
+    (right_tree, right): (usize, &format::entry::Entry),
+) -> bool {
+    let salt = |tree: usize, segment: SegmentIndex| &trees[tree].head().segments[segment.0 as usize];
+    let same_segment = |left, right| salt(left_tree, left) == salt(right_tree, right);
+    let same_group = match (left.link, right.link) {
+        (Some(left), Some(right)) => left.number == right.number && same_segment(left.segment, right.segment),
+        (left, right) => left.is_none() && right.is_none(),
+    };
+    let same_extent = |(left, right): (&Extent, &Extent)| match (*left, *right) {
+        (
+            Extent::Data { segment: of_left, first, count, record_len, offset, len },
+            Extent::Data { segment: of_right, .. },
+        ) => {
+            // The rest is compared as a whole, as if both were of one segment.
+            let moved = Extent::Data { segment: of_right, first, count, record_len, offset, len };
+            same_segment(of_left, of_right) && moved == *right
+        }
+        (left, right) => left == right,
+    };
+    same_group && left.extents.len() == right.extents.len() && left.extents.iter().zip(&right.extents).all(same_extent)
+}
+
 /// Brings the entries of several trees into one, which gets one table of segments and one of records.
 pub(crate) struct SegmentUnion {
     resolver: Resolver,
@@ -108,6 +135,15 @@ impl SegmentUnion {
     pub(crate) fn new(trees: &[Arc<Tree>], vault: Arc<std::path::Path>) -> Self {
         let resolver = Resolver::new(trees, vault);
         Self { resolver, segments: Vec::new(), known: HashMap::new(), records: BTreeMap::new() }
+    }
+
+    /// The same for a tree that has entries of a run's own, too: that run's segment is number 0, and its records come to
+    /// the table by the caller.
+    pub(crate) fn with_own(own: SegmentSalt, trees: &[Arc<Tree>], vault: Arc<std::path::Path>) -> Self {
+        let mut union = Self::new(trees, vault);
+        union.known.insert(own.clone(), 0);
+        union.segments.push(own);
+        union
     }
 
     fn number(&mut self, tree: usize, segment: SegmentIndex) -> SegmentIndex {

@@ -124,8 +124,12 @@ impl Commit {
         }
         // Each generation after the full index has one delta at least, at most two; none is later than the commit itself.
         let mut last = commit.full.map_or(0, |full| full.generation);
+        if last >= commit.generation && commit.full.is_some() {
+            return wrong("generation of the full index");
+        }
         for (position, delta) in commit.deltas.iter().enumerate() {
-            let repeats = position > 0 && delta.generation == last;
+            let before_last = position.checked_sub(2).map(|before| commit.deltas[before].generation);
+            let repeats = position > 0 && delta.generation == last && before_last != Some(last);
             if (delta.generation <= last && !repeats) || delta.generation > commit.generation {
                 return wrong("generations of the deltas");
             }

@@ -74,6 +74,13 @@ impl EntryPath {
         is_below(&self.0, &ancestor.0)
     }
 
+    /// The paths of the directories above it, the uppermost first, without the root.
+    pub(crate) fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
+        let slashes = self.0.iter().enumerate().filter(|&(_, &byte)| byte == b'/');
+        // What a path begins with, up to a slash, is a path.
+        slashes.map(|(at, _)| Self(self.0[..at].into()))
+    }
+
     /// The path of `name` in this directory.
     pub(crate) fn join(&self, name: &[u8]) -> Result<Self, Malformation> {
         if self.is_root() {
@@ -263,6 +270,16 @@ mod tests {
         assert!(EntryPath::parse(&[b'x'; 256]).is_err());
         assert!(EntryPath::parse(&[b'x'; 255]).is_ok());
         assert!(EntryPath::parse(&[0xFF, 0x80, b'\n']).is_ok());
+    }
+
+    #[test]
+    fn ancestors_come_from_the_top() {
+        let above = |path: &str| -> Vec<String> {
+            let path = EntryPath::parse(path.as_bytes()).unwrap();
+            path.ancestors().map(|above| above.as_path().display().to_string()).collect()
+        };
+        assert_eq!(above("a/bc/d"), ["a", "a/bc"]);
+        assert!(above("a").is_empty() && above("").is_empty());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Malformation;
 use crate::format::entry::{
-    Entry, EntryPath, EntryType, Extent, LinkGroup, MAX_PATH_LEN, Owner, SegmentIndex, Xattr, compare_paths,
+    Entry, EntryPath, EntryType, Extent, LinkGroup, MAX_PATH_LEN, Owner, SegmentIndex, Xattr, compare_paths, is_below,
 };
 use crate::format::record::{MAX_PLAIN_LEN, sealed_len};
 use crate::primitives::fs::Timestamp;
@@ -610,6 +610,19 @@ impl TreeHead {
         }
         for replacement in &head.replacements {
             EntryPath::parse(&replacement.path)?;
+            for except in &replacement.except {
+                EntryPath::parse(except)?;
+            }
+            if replacement.except.iter().any(|except| !is_below(except, &replacement.path)) {
+                return wrong("exceptions of a replacement");
+            }
+        }
+        // One subtree after another, none within another: so the last that begins at or before a path decides.
+        let apart = |pair: &[Replacement]| {
+            compare_paths(&pair[0].path, &pair[1].path).is_lt() && !is_below(&pair[1].path, &pair[0].path)
+        };
+        if !head.replacements.windows(2).all(apart) {
+            return wrong("order of replacements");
         }
         Ok(head)
     }
@@ -621,7 +634,9 @@ impl TreeHead {
 
     /// Whether a replacement takes this path away.
     pub(crate) fn replaces(&self, path: &EntryPath) -> bool {
-        let covers = |head: &[u8]| path.as_bytes() == head || crate::format::entry::is_below(path.as_bytes(), head);
-        self.replacements.iter().any(|r| covers(&r.path) && !r.except.iter().any(|except| covers(except)))
+        let covers = |head: &[u8]| path.as_bytes() == head || is_below(path.as_bytes(), head);
+        let behind = self.replacements.partition_point(|r| compare_paths(&r.path, path.as_bytes()).is_le());
+        let last = behind.checked_sub(1).map(|last| &self.replacements[last]);
+        last.is_some_and(|r| covers(&r.path) && !r.except.iter().any(|except| covers(except)))
     }
 }

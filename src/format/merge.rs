@@ -33,10 +33,7 @@ impl Merge {
     pub(crate) fn seek(&mut self, path: &EntryPath) -> Result<()> {
         self.pending = None;
         self.kills.clear();
-        let bytes = path.as_bytes();
-        let ends = bytes.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| at);
-        for end in ends {
-            let ancestor = EntryPath::parse(&bytes[..end]).map_err(|why| Error::malformed(&*self.vault, 0, why))?;
+        for ancestor in path.ancestors() {
             let mut last = None;
             for (position, cursor) in self.cursors.iter_mut().enumerate() {
                 cursor.seek(&ancestor)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::entry::{EntryPath, Xattr};
-use crate::primitives::fs::Stat;
+use crate::primitives::fs::{Stat, StatKind};
 use crate::primitives::units::ChunkSeq;
 
 /// One step of a pipeline: takes an item, emits none, one or many. A stage knows its work and
@@ -41,6 +41,18 @@ pub(crate) struct ScannedEntry {
     pub(crate) target: Vec<u8>,
     /// Extended attributes, sorted by name.
     pub(crate) xattrs: Vec<Xattr>,
+}
+
+impl ScannedEntry {
+    /// Whether it has more names than this one, in the sources or elsewhere.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.stat.kind != StatKind::Directory && self.stat.nlink > 1
+    }
+
+    /// Bytes of content, as far as the scan can tell; 0 for what has none.
+    pub(crate) fn content_len(&self) -> u64 {
+        if self.stat.kind == StatKind::File { self.stat.size } else { 0 }
+    }
 }
 
 /// What the scan tells, in the order of the index.

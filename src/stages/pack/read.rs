@@ -426,11 +426,13 @@ fn what_changed(before: &Stat, after: &Stat) -> String {
     format!("changed while it was read ({what}); stored as it was read")
 }
 
-fn now() -> Timestamp {
+/// The time by the clock that file systems go by.
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp { secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos: since.subsec_nanos() }
 }
 
-fn is_racy(ctime: Timestamp, began: Timestamp) -> bool {
+/// Whether a change after `began` may show the same time as this one.
+pub(crate) fn is_racy(ctime: Timestamp, began: Timestamp) -> bool {
     ctime >= Timestamp { secs: began.secs - RACY_SECS, ..began }
 }
