@@ -203,6 +203,10 @@ impl Theirs {
             self.next = self.merge.next()?;
         }
         let is_theirs = self.next.as_ref().is_some_and(|(_, entry)| entry.path == *path);
-        if is_deleted && is_theirs && self.kills.is_empty() { Ok(self.next.take()) } else { Ok(None) }
+        if !is_deleted || !is_theirs || !self.kills.is_empty() {
+            return Ok(None);
+        }
+        let following = self.merge.next()?;
+        Ok(std::mem::replace(&mut self.next, following))
     }
 }

@@ -72,7 +72,9 @@ impl<S: Iterator<Item = Scanned>> Comparison<S> {
             let scanned = self.waiting.take().or_else(|| self.scan.next());
             let name = match &scanned {
                 Some(Scanned::Entry(entry)) => Some(&entry.name),
-                Some(Scanned::Failed { name: Some(name), subtree: true, .. } | Scanned::Note { name, .. }) => Some(name),
+                Some(Scanned::Failed { name: Some(name), subtree: true, .. } | Scanned::Note { name, .. }) => {
+                    Some(name)
+                }
                 // It says nothing of the entries of the snapshot.
                 Some(_) => return Ok(scanned.map(Compared::Told)),
                 None => None,
