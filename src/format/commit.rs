@@ -124,7 +124,7 @@ impl Commit {
         }
         // Each generation after the full index has one delta at least, at most two; none is later than the commit itself.
         let mut last = commit.full.map_or(0, |full| full.generation);
-        if last >= commit.generation && commit.full.is_some() {
+        if last > commit.generation {
             return wrong("generation of the full index");
         }
         for (position, delta) in commit.deltas.iter().enumerate() {

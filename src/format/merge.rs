@@ -108,7 +108,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::format::tree::tests::{Blocks, build, entry};
+    use crate::format::entry::is_below;
+    use crate::format::index::Replacement;
+    use crate::format::tree::tests::{Blocks, build, build_with, entry};
 
     fn merged(trees: Vec<Arc<Tree>>) -> Vec<(String, u64)> {
         let mut merge = Merge::new(trees, Arc::from(std::path::Path::new("v"))).unwrap();
@@ -120,7 +122,13 @@ mod tests {
     }
 
     /// The rule of docs/FORMAT.md, applied to a map one delta after another.
-    fn apply(model: &mut BTreeMap<EntryPath, Entry>, delta: &[Item]) {
+    fn apply(model: &mut BTreeMap<EntryPath, Entry>, (replacements, delta): &(Vec<Replacement>, Vec<Item>)) {
+        let covers = |head: &[u8], path: &EntryPath| path.as_bytes() == head || is_below(path.as_bytes(), head);
+        for replacement in replacements {
+            model.retain(|path, _| {
+                !covers(&replacement.path, path) || replacement.except.iter().any(|except| covers(except, path))
+            });
+        }
         for item in delta {
             if let Item::Delete(path) = item {
                 model.remove(path);
@@ -138,9 +146,30 @@ mod tests {
         }
     }
 
-    fn delta() -> impl Strategy<Value = Vec<(String, u8)>> {
-        let path = proptest::collection::vec(prop_oneof!["a", "b", "a[.]b"], 1..4).prop_map(|parts| parts.join("/"));
-        proptest::collection::vec((path, 0_u8..4), 0..12)
+    fn some_path() -> impl Strategy<Value = String> {
+        proptest::collection::vec(prop_oneof!["a", "b", "a[.]b"], 1..4).prop_map(|parts| parts.join("/"))
+    }
+
+    fn delta() -> impl Strategy<Value = (Vec<String>, Vec<(String, u8)>)> {
+        let items = proptest::collection::vec((some_path(), 0_u8..4), 0..12);
+        (proptest::collection::vec(some_path(), 0..5), items)
+    }
+
+    /// Makes replacements of arbitrary paths: one within another becomes its exception.
+    fn replacements(raw: Vec<String>) -> Vec<Replacement> {
+        let mut paths: Vec<EntryPath> = raw.iter().map(|path| EntryPath::parse(path.as_bytes()).unwrap()).collect();
+        paths.sort();
+        paths.dedup();
+        let mut made: Vec<Replacement> = Vec::new();
+        for path in paths {
+            match made.last_mut() {
+                Some(last) if is_below(path.as_bytes(), &last.path) => {
+                    last.except.push(serde_bytes::ByteBuf::from(path.as_bytes()));
+                }
+                _ => made.push(Replacement { path: path.as_bytes().to_vec(), except: Vec::new() }),
+            }
+        }
+        made
     }
 
     /// Makes a legal delta of arbitrary items: in order, each path once, nothing below what the same delta puts as a file.
@@ -172,11 +201,12 @@ mod tests {
         fn merging_is_applying_one_after_another(raw in proptest::collection::vec(delta(), 1..6)) {
             let blocks = Arc::new(Blocks::default());
             let mut tag = 0;
-            let deltas: Vec<Vec<Item>> = raw.into_iter().map(|raw| legal(raw, &mut tag)).collect();
+            let deltas: Vec<(Vec<Replacement>, Vec<Item>)> =
+                raw.into_iter().map(|(heads, raw)| (replacements(heads), legal(raw, &mut tag))).collect();
             let mut model = BTreeMap::new();
             deltas.iter().for_each(|delta| apply(&mut model, delta));
             let expected: Vec<(String, u64)> = model.values().map(|e| (text(&e.path), e.ino)).collect();
-            let trees: Vec<Arc<Tree>> = deltas.iter().map(|delta| build(&blocks, delta)).collect();
+            let trees: Vec<Arc<Tree>> = deltas.iter().map(|(heads, items)| build_with(&blocks, items, heads.clone())).collect();
             prop_assert_eq!(merged(trees.clone()), expected.clone());
             // From every path on, the list is the same as the rest of the whole one.
             let mut merge = Merge::new(trees, Arc::from(std::path::Path::new("v"))).unwrap();

@@ -378,12 +378,16 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn build(blocks: &Arc<Blocks>, items: &[Item]) -> Arc<Tree> {
+        build_with(blocks, items, Vec::new())
+    }
+
+    pub(crate) fn build_with(blocks: &Arc<Blocks>, items: &[Item], replacements: Vec<Replacement>) -> Arc<Tree> {
         let mut sink = blocks.clone();
         let mut writer = TreeWriter::default();
         for item in items {
             writer.push(item, &mut sink).unwrap();
         }
-        let (head, _) = writer.finish(vec![salt()], BTreeMap::new(), Vec::new(), &mut sink).unwrap();
+        let (head, _) = writer.finish(vec![salt()], BTreeMap::new(), replacements, &mut sink).unwrap();
         Arc::new(Tree::open(blocks.clone(), salt(), &head).unwrap())
     }
 
