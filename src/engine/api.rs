@@ -6,6 +6,7 @@ use crate::crypto::derive::KdfParams;
 use crate::engine::config::{Level, PipelineConfig, ReadMode};
 use crate::format::entry::EntryType;
 use crate::primitives::fs::Timestamp;
+pub use crate::stages::unpack::policy::{Overwrite, Preserve};
 
 /// How a vault is made.
 #[derive(Debug, Clone, Default)]
@@ -48,18 +49,6 @@ pub struct AddOptions {
     pub command_line: Vec<String>,
 }
 
-/// What happens to files that are there.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Overwrite {
-    /// They are replaced, each in one step.
-    #[default]
-    Always,
-    /// They are replaced unless type, size and time of the last change are those of the entry.
-    IfChanged,
-    /// They are left as they are.
-    Never,
-}
-
 /// What `remove` does.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -72,29 +61,6 @@ pub struct RemoveOptions {
     pub tags: Vec<String>,
     /// The command line, kept with the snapshot as information.
     pub command_line: Vec<String>,
-}
-
-/// What is restored of an entry beside its name and content. Everything by default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Preserve {
-    /// Owner and group; without it no setuid or setgid bits either.
-    pub owner: bool,
-    /// All mode bits as stored; without it the permissions less the umask.
-    pub mode: bool,
-    /// The time of the last change of content.
-    pub times: bool,
-    /// Extended attributes but ACLs.
-    pub xattr: bool,
-    /// POSIX ACLs.
-    pub acl: bool,
-    /// Device nodes; without it they are left out.
-    pub devices: bool,
-}
-
-impl Default for Preserve {
-    fn default() -> Self {
-        Self { owner: true, mode: true, times: true, xattr: true, acl: true, devices: true }
-    }
 }
 
 /// What `extract` restores, and how.

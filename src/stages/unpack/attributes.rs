@@ -12,7 +12,8 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid,
 use rustix::io::Errno;
 
 use super::beneath::{Ids, path_of, retry};
-use super::destination::{Preserve, RestoreError, RestoreSink};
+use super::policy::Preserve;
+use super::told::{RestoreError, RestoreSink};
 use crate::error::FileOp;
 use crate::format::entry::{Entry, EntryPath, EntryType, Owner};
 
@@ -260,7 +261,16 @@ fn umask_of_this_process() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::sync::Arc;
+
+    use super::super::fixture::{Scene, as_nobody, entry, is_root, read, sized, symlink};
+    use super::super::policy::{Overwrite, RestorePolicy};
     use super::*;
+    use crate::format::entry::Xattr;
+    use crate::primitives::fs::Timestamp;
+
+    const ALWAYS: Overwrite = Overwrite::Always;
 
     #[test]
     fn a_name_that_is_known_here_wins_over_the_number() {
@@ -270,5 +280,150 @@ mod tests {
         assert_eq!(look_up(&strange), Ids { uid: 4711, gid: 4712 });
         let hostile = Owner { user: "ro\0ot".into(), group: "\n:".into(), ..root };
         assert_eq!(look_up(&hostile), Ids { uid: 4711, gid: 4712 });
+    }
+
+    #[test]
+    fn modes_are_as_stored_whatever_they_are_and_in_whatever_order() {
+        let mut scene = Scene::new(ALWAYS);
+        let modes = [0o644, 0o600, 0o666, 0o777, 0o4755, 0o644, 0o666, 0o2711, 0o000, 0o1644, 0o444, 0o6777, 0o222];
+        for (index, mode) in modes.into_iter().enumerate() {
+            scene.file_of(Entry { mode, ..sized(entry(format!("f{index}"), EntryType::File), 1) }, b"x");
+        }
+        for (index, mode) in modes.into_iter().enumerate() {
+            let stat = std::fs::metadata(scene.at(&format!("f{index}"))).unwrap();
+            assert_eq!(stat.mode() & 0o7777, mode, "{index}: {mode:o}");
+        }
+        assert!(scene.sink.all_restored());
+    }
+
+    #[test]
+    fn times_before_1970_and_far_from_now_come_back_to_the_nanosecond() {
+        let mut scene = Scene::new(ALWAYS);
+        for (name, secs, nanos) in [("a", -1, 999_999_999), ("b", -2_000_000_000, 1), ("c", 4_000_000_000, 5)] {
+            let mtime = Timestamp { secs, nanos };
+            scene.file_of(Entry { mtime, ..sized(entry(name, EntryType::File), 1) }, b"x");
+            let link = format!("{name}-link");
+            scene.create(Entry { mtime, ..symlink(&link, "x") });
+            for path in [name, &link] {
+                let stat = std::fs::symlink_metadata(scene.at(path)).unwrap();
+                assert_eq!((stat.mtime(), stat.mtime_nsec()), (secs, i64::from(nanos)), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn owners_and_setuid_bits_come_back_as_root() {
+        if !is_root() {
+            return;
+        }
+        let mut scene = Scene::new(ALWAYS);
+        let owner = Owner { uid: 12_345, gid: 23_456, ..Owner::default() };
+        let of = |entry: Entry| Entry { owner: owner.clone(), ..entry };
+        scene.destination.make_directory(Arc::new(of(Entry { mode: 0o2750, ..entry("d", EntryType::Directory) })));
+        for name in ["d/a", "d/b"] {
+            scene.file_of(of(Entry { mode: 0o6755, ..sized(entry(name, EntryType::File), 1) }), b"x");
+        }
+        scene.create(of(symlink("d/link", "a")));
+        scene.create(of(entry("d/fifo", EntryType::Fifo)));
+        scene.destination.finish();
+        for path in ["d", "d/a", "d/b", "d/link", "d/fifo"] {
+            let stat = std::fs::symlink_metadata(scene.at(path)).unwrap();
+            assert_eq!((stat.uid(), stat.gid()), (12_345, 23_456), "{path}");
+        }
+        assert_eq!(std::fs::metadata(scene.at("d/b")).unwrap().mode() & 0o7777, 0o6755);
+        assert_eq!(std::fs::metadata(scene.at("d")).unwrap().mode() & 0o7777, 0o2750);
+        assert!(scene.sink.notes().is_empty());
+    }
+
+    #[test]
+    fn the_group_of_a_setgid_directory_does_not_stick_to_files_of_another() {
+        if !is_root() {
+            return;
+        }
+        let mut scene = Scene::prepared(ALWAYS, |root| {
+            std::fs::create_dir(root.join("d")).unwrap();
+            std::os::unix::fs::chown(root.join("d"), None, Some(4242)).unwrap();
+            std::fs::set_permissions(root.join("d"), std::fs::Permissions::from_mode(0o2777)).unwrap();
+        });
+        for name in ["d/a", "d/b", "d/c"] {
+            scene.file(name, b"x");
+            assert_eq!(std::fs::metadata(scene.at(name)).unwrap().gid(), rustix::process::getegid().as_raw());
+        }
+    }
+
+    #[test]
+    fn who_may_not_give_files_away_gets_one_note_and_no_setuid_bits() {
+        if !is_root() {
+            return;
+        }
+        let outer = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let _removed_by_root = as_nobody(move || {
+            let root = outer.path().join("to");
+            let mut scene = Scene::open(outer, root, RestorePolicy::default());
+            let owner = Owner { uid: 0, gid: 0, ..Owner::default() };
+            for name in ["a", "b", "c"] {
+                let file = Entry { owner: owner.clone(), mode: 0o6755, ..sized(entry(name, EntryType::File), 1) };
+                scene.file_of(file, b"x");
+            }
+            let own = Entry { mode: 0o4755, ..sized(entry("own", EntryType::File), 1) };
+            scene.file_of(own, b"x");
+            let capability = Xattr { name: b"trusted.flint".to_vec(), value: vec![1] };
+            let caps = Entry { xattrs: vec![capability], ..sized(entry("caps", EntryType::File), 1) };
+            scene.file_of(caps, b"x");
+            scene.create(Entry { rdev: 259, ..entry("dev", EntryType::CharDevice) });
+            scene.destination.finish();
+            assert_eq!(std::fs::metadata(scene.at("c")).unwrap().mode() & 0o7777, 0o755);
+            assert_eq!(std::fs::metadata(scene.at("own")).unwrap().mode() & 0o7777, 0o4755);
+            assert_eq!(scene.sink.of("a"), "restored");
+            assert!(scene.sink.of("dev").starts_with("unsupported"));
+            let notes = scene.sink.notes();
+            assert_eq!(notes.len(), 2, "{notes:?}");
+            let owner = "owner of 3 entries could not be restored: not permitted".to_owned();
+            assert!(notes.contains(&(b"a".to_vec(), owner)), "{notes:?}");
+            assert!(notes.iter().any(|(path, note)| path == b"caps" && note.contains("of 1 entry")), "{notes:?}");
+            scene
+        });
+    }
+
+    #[test]
+    fn extended_attributes_come_back_and_one_that_cannot_be_kept_is_told() {
+        let mut scene = Scene::new(ALWAYS);
+        let xattr = |name: &str, len: usize| Xattr { name: name.into(), value: vec![7; len] };
+        let good = Entry { xattrs: vec![xattr("user.one", 3)], ..sized(entry("good", EntryType::File), 1) };
+        scene.file_of(Entry { mode: 0o444, ..good }, b"x");
+        // Larger than the kernel takes.
+        let bad = vec![xattr("user.big", 70_000), xattr("user.small", 1)];
+        scene.file_of(Entry { xattrs: bad, ..sized(entry("bad", EntryType::File), 1) }, b"x");
+        let value = |path, name: &str| {
+            let mut value = Vec::with_capacity(16);
+            rustix::fs::getxattr(scene.at(path), name, rustix::buffer::spare_capacity(&mut value)).map(|_| value)
+        };
+        if scene.sink.of("good") == "restored" && value("good", "user.one").is_err() {
+            return; // a file system without extended attributes
+        }
+        assert_eq!(value("good", "user.one").unwrap(), [7; 3]);
+        assert!(scene.sink.of("bad").starts_with("cannot set extended attributes"), "{}", scene.sink.of("bad"));
+        assert_eq!(value("bad", "user.small").unwrap(), [7]);
+        assert_eq!(read(scene.at("bad")), b"x");
+    }
+
+    #[test]
+    fn what_is_not_to_be_preserved_is_not() {
+        let outer = tempfile::tempdir().unwrap();
+        let root = outer.path().join("to");
+        let preserve = Preserve { owner: false, mode: false, times: false, xattr: false, acl: false, devices: false };
+        let mut scene = Scene::open(outer, root, RestorePolicy { preserve, ..RestorePolicy::default() });
+        let owner = Owner { uid: 12_345, gid: 23_456, ..Owner::default() };
+        let xattrs = vec![Xattr { name: b"user.one".to_vec(), value: vec![7] }];
+        let file = sized(entry("f", EntryType::File), 1);
+        scene.file_of(Entry { owner, xattrs, mode: 0o6700, mtime: Timestamp { secs: 5, nanos: 0 }, ..file }, b"x");
+        scene.create(Entry { rdev: 259, ..entry("dev", EntryType::CharDevice) });
+        scene.destination.finish();
+        let stat = std::fs::metadata(scene.at("f")).unwrap();
+        assert_eq!((stat.uid(), stat.mode() & 0o7777), (rustix::process::geteuid().as_raw(), 0o700));
+        assert!(stat.mtime() > 5);
+        assert_eq!(scene.sink.of("dev"), "skipped");
+        assert!(scene.sink.notes().is_empty());
     }
 }

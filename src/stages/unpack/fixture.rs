@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::attributes::lock;
-use super::destination::{Destination, OverwritePolicy, RestoreError, RestorePolicy, RestoreSink};
+use super::destination::Destination;
+use super::policy::{Overwrite, RestorePolicy};
+use super::told::{RestoreError, RestoreSink};
 use super::write::{FileWriter, Piece, RestoreFile};
 use crate::format::entry::{Entry, EntryPath, EntryType, Extent, LinkGroup, Owner, SegmentIndex};
 use crate::primitives::fs::Timestamp;
@@ -93,12 +95,12 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub(super) fn new(overwrite: OverwritePolicy) -> Self {
+    pub(super) fn new(overwrite: Overwrite) -> Self {
         Self::prepared(overwrite, |_| {})
     }
 
     /// `prepare` gets the destination, which is there already, before it is opened.
-    pub(super) fn prepared(overwrite: OverwritePolicy, prepare: impl FnOnce(&Path)) -> Self {
+    pub(super) fn prepared(overwrite: Overwrite, prepare: impl FnOnce(&Path)) -> Self {
         let policy = RestorePolicy { overwrite, ..RestorePolicy::default() };
         let outer = tempfile::tempdir().unwrap();
         let root = outer.path().join("to");
@@ -143,6 +145,26 @@ impl Scene {
         names.sort();
         names
     }
+}
+
+/// What a file holds, which is text.
+pub(super) fn read(path: impl AsRef<Path>) -> Vec<u8> {
+    std::fs::read_to_string(path).unwrap().into_bytes()
+}
+
+/// A file of `content` cut into `pieces` records of equal length (but the last).
+pub(super) fn in_pieces(path: &str, content: &[u8], pieces: usize) -> (Arc<RestoreFile>, Vec<(Vec<u8>, Piece)>) {
+    let count = u32::try_from(pieces).unwrap();
+    let file = Arc::new(RestoreFile::new(Arc::new(sized(entry(path, EntryType::File), content.len())), count));
+    let len = content.len().div_ceil(pieces);
+    let records = content.chunks(len).enumerate().map(|(index, chunk)| {
+        // A record holds other things before the piece.
+        let plain = [b"before", chunk, b"after"].concat();
+        (plain, piece(&file, 6, chunk.len(), (index * len) as u64))
+    });
+    let records: Vec<_> = records.collect();
+    assert_eq!(records.len(), pieces);
+    (file, records)
 }
 
 pub(super) fn piece(file: &Arc<RestoreFile>, at: usize, len: usize, file_offset: u64) -> Piece {

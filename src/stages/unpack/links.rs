@@ -12,8 +12,9 @@ use rustix::io::Errno;
 
 use super::attributes::lock;
 use super::beneath::{DirectoryCache, FileId, OpenDirectory, look, look_at, retry};
-use super::destination::{Destination, RestoreError};
+use super::destination::Destination;
 use super::place::{Name, Outcome, place, remove, restore_file, take_place, write_all_at};
+use super::told::RestoreError;
 use crate::error::FileOp;
 use crate::format::entry::{Entry, EntryType, LinkGroup};
 
@@ -296,14 +297,14 @@ fn cut_short() -> RestoreError {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use super::super::destination::OverwritePolicy;
     use super::super::fixture::{Scene, entry, linked, piece, sized, symlink};
+    use super::super::policy::Overwrite;
     use super::super::write::RestoreFile;
     use super::*;
     use crate::error::Malformation;
 
-    const ALWAYS: OverwritePolicy = OverwritePolicy::Always;
-    const NEVER: OverwritePolicy = OverwritePolicy::Never;
+    const ALWAYS: Overwrite = Overwrite::Always;
+    const NEVER: Overwrite = Overwrite::Never;
 
     fn name_of_one(path: &str) -> Entry {
         linked(sized(entry(path, EntryType::File), 4), 1)

@@ -5,9 +5,12 @@ mod beneath;
 pub(crate) mod decompress;
 pub(crate) mod decrypt;
 pub(crate) mod destination;
+mod directories;
 #[cfg(test)]
 mod fixture;
 pub(crate) mod links;
 mod place;
+pub(crate) mod policy;
 pub(crate) mod read;
+pub(crate) mod told;
 pub(crate) mod write;

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 
 use super::attributes::{Attributes, Handle, Present};
 use super::beneath::{FileId, Ids, OpenDirectory, Seen, TemporaryName, look, look_at, retry};
-use super::destination::{OverwritePolicy, RestoreError};
+use super::policy::Overwrite;
+use super::told::RestoreError;
 use crate::error::FileOp;
 use crate::format::entry::{Entry, EntryType};
 
@@ -69,7 +70,7 @@ pub(super) fn making(entry_type: EntryType) -> FileOp {
 pub(super) fn place<T>(
     directory: BorrowedFd<'_>,
     leaf: &[u8],
-    overwrite: OverwritePolicy,
+    overwrite: Overwrite,
     op: FileOp,
     mut make: impl FnMut(&[u8]) -> Result<T, Errno>,
 ) -> Result<Option<(T, Name)>, RestoreError> {
@@ -78,7 +79,7 @@ pub(super) fn place<T>(
         Err(Errno::EXIST) => {}
         Err(error) => return Err(RestoreError::io(op, error)),
     }
-    if overwrite == OverwritePolicy::Never {
+    if overwrite == Overwrite::Never {
         return Ok(None);
     }
     // The rename would say so as well, but only after all the content was written.
@@ -125,7 +126,7 @@ pub(super) fn create_exclusive(directory: BorrowedFd<'_>, name: &[u8], mode: u32
 /// - `fill` writes the content and says up to where it reached; what is missing of the entry's size is a hole.
 pub(super) fn restore_file(
     attributes: &Attributes,
-    overwrite: OverwritePolicy,
+    overwrite: Overwrite,
     directory: &mut OpenDirectory,
     leaf: &[u8],
     entry: &Entry,
@@ -236,7 +237,7 @@ pub(super) fn write_all_at(file: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u
 /// Makes a symlink, a FIFO or a device node.
 pub(super) fn restore_node(
     attributes: &Attributes,
-    overwrite: OverwritePolicy,
+    overwrite: Overwrite,
     directory: &mut OpenDirectory,
     leaf: &[u8],
     entry: &Entry,
@@ -310,7 +311,17 @@ fn open_node(directory: BorrowedFd<'_>, name: &[u8], entry_type: EntryType) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{MetadataExt, symlink as plant};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::fixture::{Scene, entry, in_pieces, read, symlink};
+    use super::super::write::FileWriter;
     use super::*;
+
+    const ALWAYS: Overwrite = Overwrite::Always;
+    const NEVER: Overwrite = Overwrite::Never;
 
     #[test]
     fn a_node_that_is_not_as_a_new_one_would_be_is_not_touched() {
@@ -325,5 +336,172 @@ mod tests {
         // Somebody else's symlink, linked here.
         std::fs::hard_link(at("link"), at("other")).unwrap();
         assert_eq!(open_node(fd.as_fd(), b"link", EntryType::Symlink).err(), Some(Errno::STALE));
+    }
+
+    #[test]
+    fn a_planted_symlink_in_place_of_a_parent_is_not_followed() {
+        let outside = tempfile::tempdir().unwrap();
+        for with_openat2 in [true, false] {
+            for policy in [ALWAYS, NEVER] {
+                let mut scene = Scene::prepared(policy, |root| plant(outside.path(), root.join("d")).unwrap());
+                if !with_openat2 {
+                    scene.destination.beneath.forget_openat2();
+                }
+                scene.file("d/file", b"x");
+                scene.file("d/deep/er/file", b"x");
+                scene.create(symlink("d/link", "x"));
+                scene.create(entry("d/fifo", EntryType::Fifo));
+                let (_, records) = in_pieces("d/large", b"0123456789", 2);
+                for (plain, piece) in &records {
+                    scene.writer.write(plain, std::slice::from_ref(piece));
+                }
+                scene.destination.finish();
+                for path in ["d/file", "d/deep/er/file", "d/link", "d/fifo", "d/large"] {
+                    assert!(scene.sink.of(path).starts_with("cannot create"), "{path}: {}", scene.sink.of(path));
+                }
+                assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_vault_that_plants_a_symlink_for_its_own_entries_fails_for_them() {
+        let outside = tempfile::tempdir().unwrap();
+        let mut scene = Scene::new(ALWAYS);
+        scene.create(symlink("a", outside.path().as_os_str().as_bytes()));
+        scene.file("a/b", b"x");
+        scene.file("c/d", b"x");
+        // The other way round: the directory is there first, and is not removed for the symlink.
+        scene.create(symlink("c", outside.path().as_os_str().as_bytes()));
+        scene.destination.finish();
+        assert!(scene.sink.of("a/b").starts_with("cannot create"));
+        assert_eq!(scene.sink.of("c/d"), "restored");
+        assert!(scene.sink.of("c").contains("Is a directory"), "{}", scene.sink.of("c"));
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        assert_eq!(scene.names("."), [b"a", b"c"]);
+    }
+
+    #[test]
+    fn a_symlink_under_the_name_itself_is_replaced_or_left_but_never_followed() {
+        for policy in [ALWAYS, NEVER] {
+            let outside = tempfile::tempdir().unwrap();
+            let victim = outside.path().join("victim");
+            std::fs::write(&victim, "untouched").unwrap();
+            let names = ["whole", "dangling", "large", "empty", "link", "fifo"];
+            let mut scene = Scene::prepared(policy, |root| {
+                for name in names {
+                    let target = if name == "dangling" { outside.path().join("new") } else { victim.clone() };
+                    plant(target, root.join(name)).unwrap();
+                }
+            });
+            scene.file("whole", b"x");
+            scene.file("dangling", b"x");
+            let (_, records) = in_pieces("large", b"0123456789", 3);
+            for (plain, piece) in &records {
+                scene.writer.write(plain, std::slice::from_ref(piece));
+            }
+            scene.create(entry("empty", EntryType::File));
+            scene.create(symlink("link", "elsewhere"));
+            scene.create(entry("fifo", EntryType::Fifo));
+            scene.destination.finish();
+            let is_symlink = |name| std::fs::symlink_metadata(scene.at(name)).unwrap().is_symlink();
+            for name in names {
+                let (told, link) = if policy == ALWAYS { ("restored", name == "link") } else { ("skipped", true) };
+                assert_eq!((scene.sink.of(name).as_str(), is_symlink(name)), (told, link), "{name}");
+            }
+            assert_eq!(scene.names(".").len(), names.len(), "temporary names are left");
+            assert_eq!(read(&victim), b"untouched");
+            assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+            if policy == ALWAYS {
+                assert_eq!(read(scene.at("large")), b"0123456789");
+                assert_eq!(std::fs::read_link(scene.at("link")).unwrap().as_os_str(), "elsewhere");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_replaced_whole_or_left_whole() {
+        for policy in [ALWAYS, NEVER] {
+            let mut scene = Scene::prepared(policy, |root| {
+                for name in ["whole", "large", "link", "second"] {
+                    std::fs::write(root.join(name), "older and longer than what comes").unwrap();
+                }
+                std::fs::hard_link(root.join("whole"), root.join("other name")).unwrap();
+                std::fs::create_dir_all(root.join("directory/with")).unwrap();
+            });
+            scene.file("whole", b"new");
+            let (_, records) = in_pieces("large", b"0123456789", 5);
+            for (plain, piece) in &records[1..] {
+                scene.writer.write(plain, std::slice::from_ref(piece));
+            }
+            assert_eq!(read(scene.at("large")), b"older and longer than what comes");
+            scene.writer.write(&records[0].0, std::slice::from_ref(&records[0].1));
+            scene.create(symlink("link", "elsewhere"));
+            scene.file("directory", b"x");
+            scene.destination.finish();
+            let (told, whole, large) = match policy {
+                Overwrite::Always | Overwrite::IfChanged => ("restored", &b"new"[..], &b"0123456789"[..]),
+                Overwrite::Never => {
+                    ("skipped", &b"older and longer than what comes"[..], &b"older and longer than what comes"[..])
+                }
+            };
+            for name in ["whole", "large", "link"] {
+                assert_eq!(scene.sink.of(name), told, "{name}");
+            }
+            assert_eq!((read(scene.at("whole")), read(scene.at("large"))), (whole.to_vec(), large.to_vec()));
+            assert_eq!(read(scene.at("other name")), b"older and longer than what comes");
+            assert!(scene.at("directory/with").is_dir());
+            let directory = if policy == ALWAYS { "cannot create: Is a directory (os error 21)" } else { "skipped" };
+            assert_eq!(scene.sink.of("directory"), directory);
+            assert_eq!(scene.names(".").len(), 6);
+        }
+    }
+
+    #[test]
+    fn nothing_outside_changes_while_directories_are_swapped_for_symlinks() {
+        for with_openat2 in [true, false] {
+            let outside = tempfile::tempdir().unwrap();
+            std::fs::create_dir(outside.path().join("sub")).unwrap();
+            let mut scene = Scene::prepared(ALWAYS, |root| {
+                std::fs::create_dir_all(root.join("d/sub")).unwrap();
+                plant(outside.path(), root.join("swap")).unwrap();
+            });
+            if !with_openat2 {
+                scene.destination.beneath.forget_openat2();
+            }
+            let stop = AtomicBool::new(false);
+            let root = rustix::fs::open(&scene.root, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+            let before = std::fs::metadata(outside.path().join("sub")).unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                        rustix::fs::renameat_with(&root, "d", &root, "swap", exchange).unwrap();
+                    }
+                });
+                for round in 0..600 {
+                    // A writer of its own: nothing is remembered from the round before.
+                    scene.writer = FileWriter::new(Arc::clone(&scene.destination));
+                    scene.file(&format!("d/sub/file{round}"), b"x");
+                    scene.file(&format!("d/new{round}/file"), b"x");
+                    scene.create(symlink(format!("d/link{round}"), "x"));
+                    scene.directory(&format!("d/dir{round}"));
+                    let (_, records) = in_pieces(&format!("d/large{round}"), b"0123456789", 2);
+                    for (plain, piece) in &records {
+                        scene.writer.write(plain, std::slice::from_ref(piece));
+                    }
+                }
+                scene.directory("d/sub");
+                scene.destination.finish();
+                stop.store(true, Ordering::Relaxed);
+            });
+            assert_eq!(scene.sink.total(), 600 * 5 + 1);
+            let names: Vec<_> =
+                std::fs::read_dir(outside.path()).unwrap().map(|one| one.unwrap().file_name()).collect();
+            assert_eq!(names, ["sub"]);
+            assert_eq!(std::fs::read_dir(outside.path().join("sub")).unwrap().count(), 0);
+            let after = std::fs::metadata(outside.path().join("sub")).unwrap();
+            assert_eq!((before.mtime(), before.ctime_nsec()), (after.mtime(), after.ctime_nsec()));
+        }
     }
 }

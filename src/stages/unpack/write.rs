@@ -9,12 +9,13 @@ use rustix::fs::OFlags;
 
 use super::attributes::{Handle, Present, lock};
 use super::beneath::{DirectoryCache, FileId, look};
-use super::destination::{Destination, RestoreError};
+use super::destination::Destination;
 use super::links::open_again;
 use super::place::{
     Name, Outcome, PRIVATE, close, create_exclusive, place, remove_open, restore_file, set_len, take_place,
     write_all_at,
 };
+use super::told::RestoreError;
 use crate::error::{FileOp, Malformation};
 use crate::format::entry::{Entry, EntryType};
 
@@ -374,37 +375,15 @@ impl std::fmt::Debug for Begun {
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink as plant};
-    use std::sync::atomic::AtomicBool;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-    use super::super::destination::{OverwritePolicy, Preserve, RestorePolicy};
-    use super::super::fixture::{Scene, Sink, as_nobody, entry, is_root, piece, sized, symlink};
+    use super::super::fixture::{Scene, Sink, entry, in_pieces, is_root, piece, read, sized, symlink};
+    use super::super::policy::{Overwrite, RestorePolicy};
     use super::*;
-    use crate::format::entry::{Extent, Owner, Xattr};
-    use crate::primitives::fs::Timestamp;
+    use crate::format::entry::Extent;
 
-    const ALWAYS: OverwritePolicy = OverwritePolicy::Always;
-    const NEVER: OverwritePolicy = OverwritePolicy::Never;
+    const ALWAYS: Overwrite = Overwrite::Always;
     const LOST: Malformation = Malformation::Compression;
-
-    fn read(path: impl AsRef<std::path::Path>) -> Vec<u8> {
-        std::fs::read_to_string(path).unwrap().into_bytes()
-    }
-
-    /// A file of `content` cut into `pieces` records of equal length (but the last).
-    fn in_pieces(path: &str, content: &[u8], pieces: usize) -> (Arc<RestoreFile>, Vec<(Vec<u8>, Piece)>) {
-        let count = u32::try_from(pieces).unwrap();
-        let file = Arc::new(RestoreFile::new(Arc::new(sized(entry(path, EntryType::File), content.len())), count));
-        let len = content.len().div_ceil(pieces);
-        let records = content.chunks(len).enumerate().map(|(index, chunk)| {
-            // A record holds other things before the piece.
-            let plain = [b"before", chunk, b"after"].concat();
-            (plain, piece(&file, 6, chunk.len(), (index * len) as u64))
-        });
-        let records: Vec<_> = records.collect();
-        assert_eq!(records.len(), pieces);
-        (file, records)
-    }
 
     #[test]
     fn every_type_comes_back_with_mode_and_times() {
@@ -432,270 +411,6 @@ mod tests {
             assert!(stat("d/loop").file_type().is_block_device());
         } else {
             assert!(scene.sink.of("d/null").starts_with("unsupported"));
-        }
-    }
-
-    #[test]
-    fn modes_are_as_stored_whatever_they_are_and_in_whatever_order() {
-        let mut scene = Scene::new(ALWAYS);
-        let modes = [0o644, 0o600, 0o666, 0o777, 0o4755, 0o644, 0o666, 0o2711, 0o000, 0o1644, 0o444, 0o6777, 0o222];
-        for (index, mode) in modes.into_iter().enumerate() {
-            scene.file_of(Entry { mode, ..sized(entry(format!("f{index}"), EntryType::File), 1) }, b"x");
-        }
-        for (index, mode) in modes.into_iter().enumerate() {
-            let stat = std::fs::metadata(scene.at(&format!("f{index}"))).unwrap();
-            assert_eq!(stat.mode() & 0o7777, mode, "{index}: {mode:o}");
-        }
-        assert!(scene.sink.all_restored());
-    }
-
-    #[test]
-    fn times_before_1970_and_far_from_now_come_back_to_the_nanosecond() {
-        let mut scene = Scene::new(ALWAYS);
-        for (name, secs, nanos) in [("a", -1, 999_999_999), ("b", -2_000_000_000, 1), ("c", 4_000_000_000, 5)] {
-            let mtime = Timestamp { secs, nanos };
-            scene.file_of(Entry { mtime, ..sized(entry(name, EntryType::File), 1) }, b"x");
-            let link = format!("{name}-link");
-            scene.create(Entry { mtime, ..symlink(&link, "x") });
-            for path in [name, &link] {
-                let stat = std::fs::symlink_metadata(scene.at(path)).unwrap();
-                assert_eq!((stat.mtime(), stat.mtime_nsec()), (secs, i64::from(nanos)), "{path}");
-            }
-        }
-    }
-
-    #[test]
-    fn owners_and_setuid_bits_come_back_as_root() {
-        if !is_root() {
-            return;
-        }
-        let mut scene = Scene::new(ALWAYS);
-        let owner = Owner { uid: 12_345, gid: 23_456, ..Owner::default() };
-        let of = |entry: Entry| Entry { owner: owner.clone(), ..entry };
-        scene.destination.make_directory(Arc::new(of(Entry { mode: 0o2750, ..entry("d", EntryType::Directory) })));
-        for name in ["d/a", "d/b"] {
-            scene.file_of(of(Entry { mode: 0o6755, ..sized(entry(name, EntryType::File), 1) }), b"x");
-        }
-        scene.create(of(symlink("d/link", "a")));
-        scene.create(of(entry("d/fifo", EntryType::Fifo)));
-        scene.destination.finish();
-        for path in ["d", "d/a", "d/b", "d/link", "d/fifo"] {
-            let stat = std::fs::symlink_metadata(scene.at(path)).unwrap();
-            assert_eq!((stat.uid(), stat.gid()), (12_345, 23_456), "{path}");
-        }
-        assert_eq!(std::fs::metadata(scene.at("d/b")).unwrap().mode() & 0o7777, 0o6755);
-        assert_eq!(std::fs::metadata(scene.at("d")).unwrap().mode() & 0o7777, 0o2750);
-        assert!(scene.sink.notes().is_empty());
-    }
-
-    #[test]
-    fn the_group_of_a_setgid_directory_does_not_stick_to_files_of_another() {
-        if !is_root() {
-            return;
-        }
-        let mut scene = Scene::prepared(ALWAYS, |root| {
-            std::fs::create_dir(root.join("d")).unwrap();
-            std::os::unix::fs::chown(root.join("d"), None, Some(4242)).unwrap();
-            std::fs::set_permissions(root.join("d"), std::fs::Permissions::from_mode(0o2777)).unwrap();
-        });
-        for name in ["d/a", "d/b", "d/c"] {
-            scene.file(name, b"x");
-            assert_eq!(std::fs::metadata(scene.at(name)).unwrap().gid(), rustix::process::getegid().as_raw());
-        }
-    }
-
-    #[test]
-    fn who_may_not_give_files_away_gets_one_note_and_no_setuid_bits() {
-        if !is_root() {
-            return;
-        }
-        let outer = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        let _removed_by_root = as_nobody(move || {
-            let root = outer.path().join("to");
-            let mut scene = Scene::open(outer, root, RestorePolicy::default());
-            let owner = Owner { uid: 0, gid: 0, ..Owner::default() };
-            for name in ["a", "b", "c"] {
-                let file = Entry { owner: owner.clone(), mode: 0o6755, ..sized(entry(name, EntryType::File), 1) };
-                scene.file_of(file, b"x");
-            }
-            let own = Entry { mode: 0o4755, ..sized(entry("own", EntryType::File), 1) };
-            scene.file_of(own, b"x");
-            let capability = Xattr { name: b"trusted.flint".to_vec(), value: vec![1] };
-            let caps = Entry { xattrs: vec![capability], ..sized(entry("caps", EntryType::File), 1) };
-            scene.file_of(caps, b"x");
-            scene.create(Entry { rdev: 259, ..entry("dev", EntryType::CharDevice) });
-            scene.destination.finish();
-            assert_eq!(std::fs::metadata(scene.at("c")).unwrap().mode() & 0o7777, 0o755);
-            assert_eq!(std::fs::metadata(scene.at("own")).unwrap().mode() & 0o7777, 0o4755);
-            assert_eq!(scene.sink.of("a"), "restored");
-            assert!(scene.sink.of("dev").starts_with("unsupported"));
-            let notes = scene.sink.notes();
-            assert_eq!(notes.len(), 2, "{notes:?}");
-            let owner = "owner of 3 entries could not be restored: not permitted".to_owned();
-            assert!(notes.contains(&(b"a".to_vec(), owner)), "{notes:?}");
-            assert!(notes.iter().any(|(path, note)| path == b"caps" && note.contains("of 1 entry")), "{notes:?}");
-            scene
-        });
-    }
-
-    #[test]
-    fn extended_attributes_come_back_and_one_that_cannot_be_kept_is_told() {
-        let mut scene = Scene::new(ALWAYS);
-        let xattr = |name: &str, len: usize| Xattr { name: name.into(), value: vec![7; len] };
-        let good = Entry { xattrs: vec![xattr("user.one", 3)], ..sized(entry("good", EntryType::File), 1) };
-        scene.file_of(Entry { mode: 0o444, ..good }, b"x");
-        // Larger than the kernel takes.
-        let bad = vec![xattr("user.big", 70_000), xattr("user.small", 1)];
-        scene.file_of(Entry { xattrs: bad, ..sized(entry("bad", EntryType::File), 1) }, b"x");
-        let value = |path, name: &str| {
-            let mut value = Vec::with_capacity(16);
-            rustix::fs::getxattr(scene.at(path), name, rustix::buffer::spare_capacity(&mut value)).map(|_| value)
-        };
-        if scene.sink.of("good") == "restored" && value("good", "user.one").is_err() {
-            return; // a file system without extended attributes
-        }
-        assert_eq!(value("good", "user.one").unwrap(), [7; 3]);
-        assert!(scene.sink.of("bad").starts_with("cannot set extended attributes"), "{}", scene.sink.of("bad"));
-        assert_eq!(value("bad", "user.small").unwrap(), [7]);
-        assert_eq!(read(scene.at("bad")), b"x");
-    }
-
-    #[test]
-    fn what_is_not_to_be_preserved_is_not() {
-        let outer = tempfile::tempdir().unwrap();
-        let root = outer.path().join("to");
-        let preserve = Preserve { owner: false, mode: false, times: false, xattr: false, acl: false, devices: false };
-        let mut scene = Scene::open(outer, root, RestorePolicy { preserve, ..RestorePolicy::default() });
-        let owner = Owner { uid: 12_345, gid: 23_456, ..Owner::default() };
-        let xattrs = vec![Xattr { name: b"user.one".to_vec(), value: vec![7] }];
-        let file = sized(entry("f", EntryType::File), 1);
-        scene.file_of(Entry { owner, xattrs, mode: 0o6700, mtime: Timestamp { secs: 5, nanos: 0 }, ..file }, b"x");
-        scene.create(Entry { rdev: 259, ..entry("dev", EntryType::CharDevice) });
-        scene.destination.finish();
-        let stat = std::fs::metadata(scene.at("f")).unwrap();
-        assert_eq!((stat.uid(), stat.mode() & 0o7777), (rustix::process::geteuid().as_raw(), 0o700));
-        assert!(stat.mtime() > 5);
-        assert_eq!(scene.sink.of("dev"), "skipped");
-        assert!(scene.sink.notes().is_empty());
-    }
-
-    #[test]
-    fn a_planted_symlink_in_place_of_a_parent_is_not_followed() {
-        let outside = tempfile::tempdir().unwrap();
-        for with_openat2 in [true, false] {
-            for policy in [ALWAYS, NEVER] {
-                let mut scene = Scene::prepared(policy, |root| plant(outside.path(), root.join("d")).unwrap());
-                if !with_openat2 {
-                    scene.destination.beneath.forget_openat2();
-                }
-                scene.file("d/file", b"x");
-                scene.file("d/deep/er/file", b"x");
-                scene.create(symlink("d/link", "x"));
-                scene.create(entry("d/fifo", EntryType::Fifo));
-                let (_, records) = in_pieces("d/large", b"0123456789", 2);
-                for (plain, piece) in &records {
-                    scene.writer.write(plain, std::slice::from_ref(piece));
-                }
-                scene.destination.finish();
-                for path in ["d/file", "d/deep/er/file", "d/link", "d/fifo", "d/large"] {
-                    assert!(scene.sink.of(path).starts_with("cannot create"), "{path}: {}", scene.sink.of(path));
-                }
-                assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
-            }
-        }
-    }
-
-    #[test]
-    fn a_vault_that_plants_a_symlink_for_its_own_entries_fails_for_them() {
-        let outside = tempfile::tempdir().unwrap();
-        let mut scene = Scene::new(ALWAYS);
-        scene.create(symlink("a", outside.path().as_os_str().as_bytes()));
-        scene.file("a/b", b"x");
-        scene.file("c/d", b"x");
-        // The other way round: the directory is there first, and is not removed for the symlink.
-        scene.create(symlink("c", outside.path().as_os_str().as_bytes()));
-        scene.destination.finish();
-        assert!(scene.sink.of("a/b").starts_with("cannot create"));
-        assert_eq!(scene.sink.of("c/d"), "restored");
-        assert!(scene.sink.of("c").contains("Is a directory"), "{}", scene.sink.of("c"));
-        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
-        assert_eq!(scene.names("."), [b"a", b"c"]);
-    }
-
-    #[test]
-    fn a_symlink_under_the_name_itself_is_replaced_or_left_but_never_followed() {
-        for policy in [ALWAYS, NEVER] {
-            let outside = tempfile::tempdir().unwrap();
-            let victim = outside.path().join("victim");
-            std::fs::write(&victim, "untouched").unwrap();
-            let names = ["whole", "dangling", "large", "empty", "link", "fifo"];
-            let mut scene = Scene::prepared(policy, |root| {
-                for name in names {
-                    let target = if name == "dangling" { outside.path().join("new") } else { victim.clone() };
-                    plant(target, root.join(name)).unwrap();
-                }
-            });
-            scene.file("whole", b"x");
-            scene.file("dangling", b"x");
-            let (_, records) = in_pieces("large", b"0123456789", 3);
-            for (plain, piece) in &records {
-                scene.writer.write(plain, std::slice::from_ref(piece));
-            }
-            scene.create(entry("empty", EntryType::File));
-            scene.create(symlink("link", "elsewhere"));
-            scene.create(entry("fifo", EntryType::Fifo));
-            scene.destination.finish();
-            let is_symlink = |name| std::fs::symlink_metadata(scene.at(name)).unwrap().is_symlink();
-            for name in names {
-                let (told, link) = if policy == ALWAYS { ("restored", name == "link") } else { ("skipped", true) };
-                assert_eq!((scene.sink.of(name).as_str(), is_symlink(name)), (told, link), "{name}");
-            }
-            assert_eq!(scene.names(".").len(), names.len(), "temporary names are left");
-            assert_eq!(read(&victim), b"untouched");
-            assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
-            if policy == ALWAYS {
-                assert_eq!(read(scene.at("large")), b"0123456789");
-                assert_eq!(std::fs::read_link(scene.at("link")).unwrap().as_os_str(), "elsewhere");
-            }
-        }
-    }
-
-    #[test]
-    fn a_name_that_is_taken_is_replaced_whole_or_left_whole() {
-        for policy in [ALWAYS, NEVER] {
-            let mut scene = Scene::prepared(policy, |root| {
-                for name in ["whole", "large", "link", "second"] {
-                    std::fs::write(root.join(name), "older and longer than what comes").unwrap();
-                }
-                std::fs::hard_link(root.join("whole"), root.join("other name")).unwrap();
-                std::fs::create_dir_all(root.join("directory/with")).unwrap();
-            });
-            scene.file("whole", b"new");
-            let (_, records) = in_pieces("large", b"0123456789", 5);
-            for (plain, piece) in &records[1..] {
-                scene.writer.write(plain, std::slice::from_ref(piece));
-            }
-            assert_eq!(read(scene.at("large")), b"older and longer than what comes");
-            scene.writer.write(&records[0].0, std::slice::from_ref(&records[0].1));
-            scene.create(symlink("link", "elsewhere"));
-            scene.file("directory", b"x");
-            scene.destination.finish();
-            let (told, whole, large) = match policy {
-                OverwritePolicy::Always => ("restored", &b"new"[..], &b"0123456789"[..]),
-                OverwritePolicy::Never => {
-                    ("skipped", &b"older and longer than what comes"[..], &b"older and longer than what comes"[..])
-                }
-            };
-            for name in ["whole", "large", "link"] {
-                assert_eq!(scene.sink.of(name), told, "{name}");
-            }
-            assert_eq!((read(scene.at("whole")), read(scene.at("large"))), (whole.to_vec(), large.to_vec()));
-            assert_eq!(read(scene.at("other name")), b"older and longer than what comes");
-            assert!(scene.at("directory/with").is_dir());
-            let directory = if policy == ALWAYS { "cannot create: Is a directory (os error 21)" } else { "skipped" };
-            assert_eq!(scene.sink.of("directory"), directory);
-            assert_eq!(scene.names(".").len(), 6);
         }
     }
 
@@ -944,54 +659,6 @@ mod tests {
         let parent = scene.destination.beneath.open(paths[29].as_bytes()).unwrap();
         let stat = rustix::fs::statat(&parent, &*component, rustix::fs::AtFlags::empty()).unwrap();
         assert_eq!(stat.st_size, 4);
-    }
-
-    #[test]
-    fn nothing_outside_changes_while_directories_are_swapped_for_symlinks() {
-        for with_openat2 in [true, false] {
-            let outside = tempfile::tempdir().unwrap();
-            std::fs::create_dir(outside.path().join("sub")).unwrap();
-            let mut scene = Scene::prepared(ALWAYS, |root| {
-                std::fs::create_dir_all(root.join("d/sub")).unwrap();
-                plant(outside.path(), root.join("swap")).unwrap();
-            });
-            if !with_openat2 {
-                scene.destination.beneath.forget_openat2();
-            }
-            let stop = AtomicBool::new(false);
-            let root = rustix::fs::open(&scene.root, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
-            let before = std::fs::metadata(outside.path().join("sub")).unwrap();
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    while !stop.load(Ordering::Relaxed) {
-                        let exchange = rustix::fs::RenameFlags::EXCHANGE;
-                        rustix::fs::renameat_with(&root, "d", &root, "swap", exchange).unwrap();
-                    }
-                });
-                for round in 0..600 {
-                    // A writer of its own: nothing is remembered from the round before.
-                    scene.writer = FileWriter::new(Arc::clone(&scene.destination));
-                    scene.file(&format!("d/sub/file{round}"), b"x");
-                    scene.file(&format!("d/new{round}/file"), b"x");
-                    scene.create(symlink(format!("d/link{round}"), "x"));
-                    scene.directory(&format!("d/dir{round}"));
-                    let (_, records) = in_pieces(&format!("d/large{round}"), b"0123456789", 2);
-                    for (plain, piece) in &records {
-                        scene.writer.write(plain, std::slice::from_ref(piece));
-                    }
-                }
-                scene.directory("d/sub");
-                scene.destination.finish();
-                stop.store(true, Ordering::Relaxed);
-            });
-            assert_eq!(scene.sink.total(), 600 * 5 + 1);
-            let names: Vec<_> =
-                std::fs::read_dir(outside.path()).unwrap().map(|one| one.unwrap().file_name()).collect();
-            assert_eq!(names, ["sub"]);
-            assert_eq!(std::fs::read_dir(outside.path().join("sub")).unwrap().count(), 0);
-            let after = std::fs::metadata(outside.path().join("sub")).unwrap();
-            assert_eq!((before.mtime(), before.ctime_nsec()), (after.mtime(), after.ctime_nsec()));
-        }
     }
 
     #[test]

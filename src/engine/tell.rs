@@ -1,0 +1,115 @@
+//! What became of each entry that was to be restored: counted, and told to whoever listens.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::engine::observe::{EntryErrorKind, Report};
+use crate::engine::run::Run;
+use crate::format::entry::{Entry, EntryPath, EntryType};
+use crate::stages::unpack::told::{RestoreError, RestoreSink};
+
+/// What became of the entries.
+#[derive(Default)]
+pub(crate) struct Tally {
+    restored_files: AtomicU64,
+    failed_files: AtomicU64,
+    directories: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Tally {
+    pub(crate) fn fill(&self, report: &mut Report) {
+        report.successful_files = self.restored_files.load(Ordering::Relaxed);
+        report.failed_files = self.failed_files.load(Ordering::Relaxed);
+        report.total_files = report.successful_files + report.failed_files;
+        report.directories = self.directories.load(Ordering::Relaxed);
+        report.total_size = self.bytes.load(Ordering::Relaxed);
+    }
+}
+
+/// What the destination tells, kept until somebody who knows the run passes it on: the destination outlives no run, but
+/// the compiler cannot know.
+#[derive(Default)]
+pub(crate) struct Told {
+    events: Mutex<Vec<Event>>,
+}
+
+enum Event {
+    Restored { is_directory: bool, size: u64 },
+    Skipped { is_directory: bool },
+    Failed { path: EntryPath, is_directory: bool, error: RestoreError },
+    Note { path: EntryPath, message: String },
+}
+
+impl Told {
+    fn push(&self, event: Event) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+}
+
+fn is_directory(entry: &Entry) -> bool {
+    entry.entry_type == EntryType::Directory
+}
+
+impl RestoreSink for Told {
+    fn restored(&self, entry: &Entry) {
+        self.push(Event::Restored { is_directory: is_directory(entry), size: entry.size });
+    }
+    fn skipped(&self, entry: &Entry) {
+        self.push(Event::Skipped { is_directory: is_directory(entry) });
+    }
+    fn failed(&self, entry: &Entry, error: RestoreError) {
+        self.push(Event::Failed { path: entry.path.clone(), is_directory: is_directory(entry), error });
+    }
+    fn note(&self, path: &EntryPath, message: String) {
+        self.push(Event::Note { path: path.clone(), message });
+    }
+}
+
+/// Passes on what the destination told.
+pub(crate) struct Telling<'r, 'c> {
+    pub(crate) run: &'r Run<'c>,
+    pub(crate) told: &'r Told,
+    pub(crate) tally: &'r Tally,
+}
+
+impl Telling<'_, '_> {
+    pub(crate) fn pass_on(&self) {
+        let events = std::mem::take(&mut *self.told.events.lock().unwrap_or_else(PoisonError::into_inner));
+        let counters = &self.run.counters;
+        for event in events {
+            match event {
+                Event::Restored { is_directory: true, .. } => {
+                    self.tally.directories.fetch_add(1, Ordering::Relaxed);
+                }
+                Event::Restored { size, .. } => {
+                    self.tally.restored_files.fetch_add(1, Ordering::Relaxed);
+                    self.tally.bytes.fetch_add(size, Ordering::Relaxed);
+                    counters.files_done.fetch_add(1, Ordering::Relaxed);
+                    counters.bytes_done.fetch_add(size, Ordering::Relaxed);
+                }
+                // Left alone as asked: handled.
+                Event::Skipped { is_directory: true } => {}
+                Event::Skipped { .. } => {
+                    self.tally.restored_files.fetch_add(1, Ordering::Relaxed);
+                    counters.files_done.fetch_add(1, Ordering::Relaxed);
+                }
+                Event::Failed { path, is_directory, error } => {
+                    self.tally.failed_files.fetch_add(u64::from(!is_directory), Ordering::Relaxed);
+                    counters.files_done.fetch_add(u64::from(!is_directory), Ordering::Relaxed);
+                    let (kind, message) = restore_failure(&error);
+                    self.run.entry_failed(path.as_path(), kind, message);
+                }
+                Event::Note { path, message } => self.run.note(path.as_path(), message),
+            }
+        }
+    }
+}
+
+fn restore_failure(error: &RestoreError) -> (EntryErrorKind, String) {
+    match error {
+        RestoreError::Io { op, source } => (EntryErrorKind::of_io(source), format!("cannot {op}: {source}")),
+        RestoreError::Damaged(why) => (EntryErrorKind::Damaged, format!("damaged in the vault: {why}")),
+        RestoreError::Unsupported(what) => (EntryErrorKind::Unsupported, (*what).to_owned()),
+    }
+}
