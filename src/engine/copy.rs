@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use crate::engine::api::ExtractOptions;
 use crate::engine::extract::{largest_record, record_pool};
-use crate::engine::fit::fit_unpack;
-use crate::engine::observe::{Failed, Observer, Report};
+use crate::engine::fit::{UNPACK_CONTEXT, fit_unpack};
+use crate::engine::observe::{Failed, Observer, PlanReport, Report};
 use crate::engine::resolve::{Resolver, pieces};
 use crate::engine::run::{Phase, Run};
 use crate::engine::select::{Selection, trees_at};
@@ -34,7 +34,7 @@ impl Vault {
         out: &mut (dyn std::io::Write + Send),
         observer: &dyn Observer,
     ) -> Result<Report, Failed> {
-        let mut copied = (None, 0);
+        let mut copied = Copied::default();
         let (result, run) = Run::conduct("restore", &self.path, &options.pipeline, observer, |run| {
             let state = self.open_state(run, false)?;
             run.enter(Phase::Stream);
@@ -42,11 +42,11 @@ impl Vault {
             Ok(())
         });
         let mut report = run.into_report("get", Vec::new());
-        report.snapshot = copied.0;
+        (report.snapshot, report.plan) = (copied.snapshot, copied.plan);
         match result {
             Ok(()) => {
                 (report.total_files, report.successful_files) = (1, 1);
-                report.total_size = copied.1;
+                report.total_size = copied.bytes;
                 Ok(report)
             }
             Err(error) => {
@@ -57,6 +57,14 @@ impl Vault {
     }
 }
 
+/// What was copied.
+#[derive(Default)]
+struct Copied {
+    snapshot: Option<u64>,
+    bytes: u64,
+    plan: Option<PlanReport>,
+}
+
 /// Streams one file in order, a record at a time: a pipe takes the bytes one after another anyway.
 fn copy_file(
     run: &Run<'_>,
@@ -64,7 +72,7 @@ fn copy_file(
     path: &Path,
     options: &ExtractOptions,
     out: &mut (dyn std::io::Write + Send),
-) -> Result<(Option<u64>, u64)> {
+) -> Result<Copied> {
     static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let (commit, trees) = trees_at(state, options.at)?;
     let mut selection = Selection::new(state, &trees, &[path.to_owned()])?;
@@ -121,5 +129,6 @@ fn copy_file(
     }
     zeros(entry.size, &mut position, out)?;
     out.flush().map_err(failed)?;
-    Ok((commit.snapshot.map(|snapshot| snapshot.number), position))
+    let snapshot = commit.snapshot.map(|snapshot| snapshot.number);
+    Ok(Copied { snapshot, bytes: position, plan: Some(plan.report(UNPACK_CONTEXT, false)) })
 }

@@ -13,17 +13,18 @@ use crossbeam::channel::{Sender, bounded};
 
 use crate::engine::api::ExtractOptions;
 use crate::engine::budget::Budget;
-use crate::engine::fit::{Plan, fit_unpack};
-use crate::engine::observe::{EntryErrorKind, Failed, Observer, Report, StageReport};
+use crate::engine::fit::{Plan, UNPACK_CONTEXT, fit_unpack};
+use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
+use crate::engine::rehearse::rehearse;
 use crate::engine::restore_plan::{RestorePlanner, Seams, WriteJob};
 use crate::engine::run::{Phase, Run};
-use crate::engine::select::{Selection, trees_at};
+use crate::engine::select::{Filter, Selection, trees_at};
 use crate::engine::state::State;
 use crate::engine::stats::stage_report;
 use crate::engine::tell::{Tally, Telling, Told};
 use crate::engine::vault::Vault;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileOp, Result};
 use crate::format::entry::EntryPath;
 use crate::format::record::sealed_len;
 use crate::format::tree::Tree;
@@ -62,7 +63,8 @@ impl Vault {
         report.snapshot = done.snapshot;
         tally.fill(&mut report);
         report.stored_size = done.read_bytes;
-        let result = result.and_then(|()| done.outcome(destination, &report));
+        report.plan = done.plan.take();
+        let result = result.and_then(|()| done.outcome(destination, options, &report));
         match result {
             Ok(()) => Ok(report),
             Err(error) => Err(Failed { error, report: Box::new(report) }),
@@ -87,9 +89,16 @@ impl Vault {
     ) -> Result<()> {
         let (commit, trees) = trees_at(state, options.at)?;
         done.snapshot = commit.snapshot.as_ref().map(|snapshot| snapshot.number);
-        let selection = Selection::new(state, &trees, &options.files)?;
+        let filter = Filter::new(&options.include, &options.exclude)?;
+        let selection = Selection::new(state, &trees, &options.files)?.filtered(filter);
         let plan = fit_unpack(&options.pipeline, largest_record(&trees), true)?;
-        let policy = RestorePolicy { overwrite: options.overwrite, preserve: options.preserve };
+        done.plan = Some(plan.report(UNPACK_CONTEXT, false));
+        let policy = RestorePolicy { overwrite: options.overwrite, preserve: options.preserve, sync: options.sync };
+        if options.dry_run {
+            let (selection, selected) = rehearse(run, selection, destination, policy, tally)?;
+            done.end_of_selection(run, selection.unmatched(), selected);
+            return Ok(());
+        }
         let sink = Arc::new(Told::default());
         let opened = Destination::open(destination, policy, Arc::clone(&sink) as Arc<dyn RestoreSink>)?;
         let opened = Arc::new(opened);
@@ -103,7 +112,8 @@ impl Vault {
             opened.abandon();
         }
         telling.pass_on();
-        result
+        result?;
+        opened.sync().map_err(|error| Error::io(FileOp::Sync, destination, error))
     }
 }
 
@@ -122,17 +132,32 @@ struct Done {
     stages: Vec<StageReport>,
     snapshot: Option<u64>,
     read_bytes: u64,
+    plan: Option<PlanReport>,
     unmatched: Vec<EntryPath>,
     selected: u64,
 }
 
 impl Done {
+    /// Takes note of how many entries there were, and which of the names asked for stood for none: named here if others
+    /// did, else by [`Done::outcome`].
+    fn end_of_selection(&mut self, run: &Run<'_>, unmatched: &[EntryPath], selected: u64) {
+        (self.unmatched, self.selected) = (unmatched.to_vec(), selected);
+        if selected > 0 {
+            for name in unmatched {
+                let message = "no entry of the snapshot has this name".to_owned();
+                run.entry_failed(name.as_path(), EntryErrorKind::NotFound, message);
+            }
+        }
+    }
+
     /// Whether a run that came to its end did anything of what was asked.
-    fn outcome(&self, destination: &Path, report: &Report) -> Result<()> {
-        if self.selected == 0
-            && let Some(name) = self.unmatched.first()
-        {
-            return Err(Error::NoEntry { name: name.as_path().display().to_string(), nearest: None });
+    fn outcome(&self, destination: &Path, options: &ExtractOptions, report: &Report) -> Result<()> {
+        if self.selected == 0 {
+            let unmatched = self.unmatched.first().map(|name| name.as_path().display().to_string());
+            let name = unmatched.or_else(|| (!options.include.is_empty()).then(|| options.include.join(", ")));
+            if let Some(name) = name {
+                return Err(Error::NoEntry { name, nearest: None });
+            }
         }
         let nothing = report.successful_files + report.directories == 0;
         if nothing && !report.errors.is_empty() && !report.is_damaged() {
@@ -229,6 +254,7 @@ impl Restore<'_, '_> {
                 plan,
                 state,
                 destination,
+                telling,
                 budget: &budget,
                 window: &window,
                 to_read,
@@ -258,13 +284,8 @@ impl Restore<'_, '_> {
         let wall = began.elapsed();
         done.stages = stages.into_iter().map(|(name, workers)| stage_report(name, workers, wall)).collect();
         done.read_bytes = done.stages.iter().find(|stage| stage.name == "read").map_or(0, |stage| stage.bytes_in);
-        (done.unmatched, done.selected) = planned.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if done.selected > 0 {
-            for name in &done.unmatched {
-                let message = "no entry of the snapshot has this name".to_owned();
-                run.entry_failed(name.as_path(), EntryErrorKind::NotFound, message);
-            }
-        }
+        let (unmatched, selected) = planned.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.end_of_selection(run, &unmatched, selected);
         run.check()
     }
 }

@@ -7,6 +7,7 @@
 use std::num::NonZeroU16;
 
 use crate::engine::config::{CHUNK_SIZES, DEFAULT_CHUNK_SIZE, Level, MAX_WORKERS, PipelineConfig, Workers};
+use crate::engine::observe::PlanReport;
 use crate::error::{Error, Result};
 use crate::primitives::pool::{HEAD_ROOM, TAIL_ROOM};
 use crate::primitives::sys::available_cores;
@@ -59,6 +60,28 @@ impl Plan {
         let workers = (self.scan + self.read + self.third + self.fourth + self.write + 2) as u64;
         BASE + self.budget + workers * WORKER + self.third as u64 * context + self.entry_window * ENTRY
     }
+
+    /// The plan in the words of a report.
+    ///
+    /// - `context`: bytes that a worker of the third stage keeps: [`compress_context`] or [`UNPACK_CONTEXT`];
+    /// - `pack`: the way into a vault, or the way back.
+    pub(crate) fn report(&self, context: u64, pack: bool) -> PlanReport {
+        let names = match pack {
+            true => ["scan", "read", "compress", "encrypt", "write"],
+            false => ["plan", "read", "decrypt", "decompress", "write"],
+        };
+        let counts = [self.scan, self.read, self.third, self.fourth, self.write];
+        // `verify` has nothing to write.
+        let workers: Vec<_> = names.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
+        PlanReport {
+            queue_depths: workers[1..].iter().map(|&(name, count)| (name, self.depth(count))).collect(),
+            workers,
+            chunk_size: self.chunk_size,
+            buffer_bytes: self.budget,
+            entries_in_flight: self.entry_window,
+            peak_memory_bytes: self.peak(context),
+        }
+    }
 }
 
 /// What a buffer for chunks of this size takes.
@@ -68,7 +91,7 @@ pub(crate) fn buffer_len(chunk_size: u32) -> u64 {
 
 /// Bytes of a zstd compression context for chunks of this size, rounded up. Measured with libzstd 1.5.7 and the pledged
 /// size set; below 4 MiB its tables shrink with the chunk.
-fn compress_context(level: Level, chunk_size: u32) -> u64 {
+pub(crate) fn compress_context(level: Level, chunk_size: u32) -> u64 {
     let level = match level {
         Level::Store => return 0,
         Level::Zstd(level) => level,
@@ -84,6 +107,9 @@ fn compress_context(level: Level, chunk_size: u32) -> u64 {
     };
     (at_4_mib * u64::from(chunk_size.max(MIB_U32)) / (4 * MIB)).max(512 * KIB)
 }
+
+/// What a decompression context takes; its window lies in the output buffer.
+pub(crate) const UNPACK_CONTEXT: u64 = 256 * KIB;
 
 const MIB_U32: u32 = 1 << 20;
 /// The highest level that `--level auto` may pick.
@@ -138,8 +164,7 @@ pub(crate) fn fit_unpack(config: &PipelineConfig, largest_record: u32, writes: b
         budget: 0,
         entry_window: ENTRY_WINDOW,
     };
-    // A decompression context; its window lies in the output buffer.
-    fit(plan, config.memory, |_| 256 * KIB, false)
+    fit(plan, config.memory, |_| UNPACK_CONTEXT, false)
 }
 
 fn checked_depth(config: &PipelineConfig) -> Result<Option<usize>> {
@@ -240,6 +265,19 @@ mod tests {
                 [1, 2, 16].map(|n| fit_pack(&config(Some(memory), Some(n)), Level::Zstd(3)).unwrap().chunk_size);
             assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
         }
+    }
+
+    #[test]
+    fn a_report_of_a_plan_names_the_stages_that_there_are() {
+        let config = PipelineConfig { queue_depth: Some(7), ..config(Some("256M"), Some(3)) };
+        let plan = fit_pack(&config, Level::Zstd(3)).unwrap();
+        let report = plan.report(compress_context(Level::Zstd(3), plan.chunk_size), true);
+        assert_eq!(report.workers[1..], [("read", 3), ("compress", 3), ("encrypt", 3), ("write", 3)]);
+        assert_eq!(report.queue_depths, ["read", "compress", "encrypt", "write"].map(|name| (name, 7)));
+        assert!(report.peak_memory_bytes <= 256 * MIB && report.peak_memory_bytes > report.buffer_bytes);
+        let verify = fit_unpack(&config, 1 << 20, false).unwrap().report(UNPACK_CONTEXT, false);
+        assert_eq!(verify.workers, [("plan", 1), ("read", 3), ("decrypt", 3), ("decompress", 3)]);
+        assert_eq!(verify.chunk_size, 1 << 20);
     }
 
     #[test]

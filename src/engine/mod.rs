@@ -18,6 +18,7 @@ pub(crate) mod locks;
 pub(crate) mod observe;
 pub(crate) mod pipeline;
 pub(crate) mod plan;
+pub(crate) mod rehearse;
 pub(crate) mod remove;
 pub(crate) mod resolve;
 pub(crate) mod restore_plan;

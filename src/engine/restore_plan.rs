@@ -19,6 +19,7 @@ use crate::engine::run::Run;
 use crate::engine::select::Selection;
 use crate::engine::state::State;
 use crate::engine::stats::WorkerStats;
+use crate::engine::tell::Telling;
 use crate::error::{Error, Malformation, Result};
 use crate::format::entry::{Entry, EntryType, Extent, SegmentIndex};
 use crate::format::index::{RecordPlace, SegmentSalt};
@@ -86,6 +87,8 @@ pub(crate) struct Seams<'r, 'c> {
     pub(crate) plan: &'r Plan,
     pub(crate) state: &'r State,
     pub(crate) destination: &'r Arc<Destination>,
+    /// Passes on what the destination tells of entries that do not get as far as the writers.
+    pub(crate) telling: &'r Telling<'r, 'c>,
     /// Bounds the bytes under way.
     pub(crate) budget: &'r Arc<Budget>,
     /// Bounds the entries without content that are on their way to the writers.
@@ -168,7 +171,9 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
         }
         self.seams.run.counters.files_known.fetch_add(1, Ordering::Relaxed);
         self.seams.run.counters.bytes_known.fetch_add(entry.size, Ordering::Relaxed);
-        if self.seams.destination.link_plan(Arc::clone(&entry)) == LinkRole::Later {
+        let Seams { destination, telling, .. } = &self.seams;
+        if destination.keep_unchanged(&entry) || destination.link_plan(Arc::clone(&entry)) == LinkRole::Later {
+            telling.pass_on();
             return Ok(());
         }
         let count: u64 =

@@ -13,13 +13,40 @@ use crate::stages::unpack::told::{RestoreError, RestoreSink};
 pub(crate) struct Tally {
     restored_files: AtomicU64,
     failed_files: AtomicU64,
+    unchanged_files: AtomicU64,
     directories: AtomicU64,
     bytes: AtomicU64,
 }
 
 impl Tally {
+    /// An entry is there, with `size` bytes of content.
+    pub(crate) fn restored(&self, is_directory: bool, size: u64) {
+        if is_directory {
+            self.directories.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.restored_files.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(size, Ordering::Relaxed);
+        }
+    }
+
+    /// A file was there already.
+    pub(crate) fn unchanged(&self) {
+        self.restored_files.fetch_add(1, Ordering::Relaxed);
+        self.unchanged_files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An entry was left out as asked: handled.
+    pub(crate) fn skipped(&self, is_directory: bool) {
+        self.restored_files.fetch_add(u64::from(!is_directory), Ordering::Relaxed);
+    }
+
+    fn failed(&self, is_directory: bool) {
+        self.failed_files.fetch_add(u64::from(!is_directory), Ordering::Relaxed);
+    }
+
     pub(crate) fn fill(&self, report: &mut Report) {
         report.successful_files = self.restored_files.load(Ordering::Relaxed);
+        report.unchanged_files = self.unchanged_files.load(Ordering::Relaxed);
         report.failed_files = self.failed_files.load(Ordering::Relaxed);
         report.total_files = report.successful_files + report.failed_files;
         report.directories = self.directories.load(Ordering::Relaxed);
@@ -36,6 +63,7 @@ pub(crate) struct Told {
 
 enum Event {
     Restored { is_directory: bool, size: u64 },
+    Unchanged,
     Skipped { is_directory: bool },
     Failed { path: EntryPath, is_directory: bool, error: RestoreError },
     Note { path: EntryPath, message: String },
@@ -54,6 +82,9 @@ fn is_directory(entry: &Entry) -> bool {
 impl RestoreSink for Told {
     fn restored(&self, entry: &Entry) {
         self.push(Event::Restored { is_directory: is_directory(entry), size: entry.size });
+    }
+    fn unchanged(&self, _: &Entry) {
+        self.push(Event::Unchanged);
     }
     fn skipped(&self, entry: &Entry) {
         self.push(Event::Skipped { is_directory: is_directory(entry) });
@@ -77,26 +108,25 @@ impl Telling<'_, '_> {
     pub(crate) fn pass_on(&self) {
         let events = std::mem::take(&mut *self.told.events.lock().unwrap_or_else(PoisonError::into_inner));
         let counters = &self.run.counters;
+        let done = |is_directory: bool| counters.files_done.fetch_add(u64::from(!is_directory), Ordering::Relaxed);
         for event in events {
             match event {
-                Event::Restored { is_directory: true, .. } => {
-                    self.tally.directories.fetch_add(1, Ordering::Relaxed);
-                }
-                Event::Restored { size, .. } => {
-                    self.tally.restored_files.fetch_add(1, Ordering::Relaxed);
-                    self.tally.bytes.fetch_add(size, Ordering::Relaxed);
-                    counters.files_done.fetch_add(1, Ordering::Relaxed);
+                Event::Restored { is_directory, size } => {
+                    self.tally.restored(is_directory, size);
+                    done(is_directory);
                     counters.bytes_done.fetch_add(size, Ordering::Relaxed);
                 }
-                // Left alone as asked: handled.
-                Event::Skipped { is_directory: true } => {}
-                Event::Skipped { .. } => {
-                    self.tally.restored_files.fetch_add(1, Ordering::Relaxed);
-                    counters.files_done.fetch_add(1, Ordering::Relaxed);
+                Event::Unchanged => {
+                    self.tally.unchanged();
+                    done(false);
+                }
+                Event::Skipped { is_directory } => {
+                    self.tally.skipped(is_directory);
+                    done(is_directory);
                 }
                 Event::Failed { path, is_directory, error } => {
-                    self.tally.failed_files.fetch_add(u64::from(!is_directory), Ordering::Relaxed);
-                    counters.files_done.fetch_add(u64::from(!is_directory), Ordering::Relaxed);
+                    self.tally.failed(is_directory);
+                    done(is_directory);
                     let (kind, message) = restore_failure(&error);
                     self.run.entry_failed(path.as_path(), kind, message);
                 }

@@ -17,6 +17,7 @@ mod extraction_safety;
 mod interleaved;
 mod mirror;
 mod remove;
+mod restore_options;
 mod roundtrip;
 mod sources;
 mod support;

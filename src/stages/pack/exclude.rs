@@ -19,13 +19,21 @@ impl Excludes {
     /// # Errors
     /// [`Error::Usage`] naming the pattern that is none.
     pub(crate) fn new(patterns: &[String]) -> Result<Self> {
+        Self::compile("exclude", patterns)
+    }
+
+    /// The same for patterns that say something else than what is left out: `kind`, in a word, for messages.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the pattern that is none.
+    pub(crate) fn compile(kind: &str, patterns: &[String]) -> Result<Self> {
         // An empty root, because what is matched are names of the vault and no paths of this system.
         let mut builder = GitignoreBuilder::new("");
         for pattern in patterns {
-            let refused = |error: ignore::Error| Error::Usage(format!("bad exclude pattern {pattern:?}: {error}"));
+            let refused = |error: ignore::Error| Error::Usage(format!("bad {kind} pattern {pattern:?}: {error}"));
             builder.add_line(None, pattern).map_err(refused)?;
         }
-        let built = builder.build().map_err(|error| Error::Usage(format!("bad exclude patterns: {error}")))?;
+        let built = builder.build().map_err(|error| Error::Usage(format!("bad {kind} patterns: {error}")))?;
         Ok(Self(built))
     }
 

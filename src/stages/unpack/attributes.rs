@@ -40,6 +40,8 @@ pub(super) struct Present {
     pub(super) ids: Ids,
     /// `None` if it has to be set in any case.
     pub(super) mode: Option<u32>,
+    /// Its times are right already, and nothing of this run changed them.
+    pub(super) has_times: bool,
 }
 
 /// What is restored of attributes, and what could not be: shared by all workers.
@@ -126,7 +128,7 @@ impl Attributes {
         if !mode_is_right && entry.entry_type != EntryType::Symlink {
             keep(set_mode(handle, mode));
         }
-        if self.preserve.times {
+        if self.preserve.times && !present.has_times {
             keep(set_times(handle, entry));
         }
         failure

@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 
+use crate::format::entry::{Entry, EntryType};
+use crate::primitives::fs::Timestamp;
+
 /// The longest path that the kernel takes in one call, without the NUL.
 const MAX_CALL_LEN: usize = 4095;
 /// How often `openat2` is asked again when a rename elsewhere disturbed it, before the components are walked one by one.
@@ -25,6 +28,13 @@ pub(super) struct FileId {
     ino: u64,
     /// Where the file system knows it: the number of a file that is removed soon names another one.
     born: Option<(i64, u32)>,
+}
+
+impl FileId {
+    /// The number of the file system.
+    pub(super) fn device(&self) -> u64 {
+        self.dev
+    }
 }
 
 /// User and group, as numbers of this system.
@@ -43,6 +53,19 @@ pub(super) struct Seen {
     pub(super) mode: u32,
     pub(super) ids: Ids,
     pub(super) links: u32,
+    pub(super) size: u64,
+    /// The last change of content.
+    pub(super) mtime: Timestamp,
+}
+
+impl Seen {
+    /// Whether this may well be the regular file `entry` as it was stored: it has its size and time. Never for a file with
+    /// several names, there or in the vault: to set its attributes would be to reach names outside of the destination.
+    pub(super) fn looks_like(&self, entry: &Entry) -> bool {
+        let is_plain = self.file_type.is_file() && self.links == 1;
+        let is_wanted = entry.entry_type == EntryType::File && entry.link.is_none();
+        is_plain && is_wanted && self.size == entry.size && self.mtime == entry.mtime
+    }
 }
 
 /// Looks at what is open.
@@ -67,6 +90,8 @@ fn look_as(from: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<Seen, Er
         mode: u32::from(found.stx_mode) & 0o7777,
         ids: Ids { uid: found.stx_uid, gid: found.stx_gid },
         links: found.stx_nlink,
+        size: found.stx_size,
+        mtime: Timestamp { secs: found.stx_mtime.tv_sec, nanos: found.stx_mtime.tv_nsec },
     })
 }
 
@@ -199,11 +224,13 @@ pub(super) struct OpenDirectory {
     pub(super) gives: Option<Ids>,
     /// For modes that a file was created with: whether it came out as asked (umask, default ACL).
     modes: Vec<(u32, bool)>,
+    /// Its file system is noted, if that is asked for.
+    pub(super) is_noted: bool,
 }
 
 impl OpenDirectory {
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { fd, gives: None, modes: Vec::new() }
+        Self { fd, gives: None, modes: Vec::new(), is_noted: false }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

@@ -2,7 +2,7 @@
 //! complete yet, and who is told.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -16,8 +16,9 @@ use super::beneath::{Beneath, DirectoryCache, FileId, OpenDirectory, look, look_
 use super::directories::{CLOSED, Directories, make_with_parents, set_directory_mode};
 pub(crate) use super::links::LinkRole;
 use super::links::Links;
-use super::place::{Name, Outcome, making, remove, restore_file, restore_node};
+use super::place::{Name, Outcome, keep_if_unchanged, making, remove, restore_file, restore_node};
 use super::policy::{Overwrite, RestorePolicy};
+use super::sync::Mounts;
 use super::told::{RestoreError, RestoreSink};
 use super::write::RestoreFile;
 use crate::error::{Error, FileOp, Malformation, Result};
@@ -39,6 +40,8 @@ pub(crate) struct Destination {
     pub(super) attributes: Attributes,
     pub(super) links: Links,
     pub(super) sink: Arc<dyn RestoreSink>,
+    /// What is to be synced at the end, if anything is.
+    mounts: Option<Mounts>,
     /// The mode to give the destination at the end if it was made by this run and the vault has none for it.
     pub(super) made_with: Mutex<Option<u32>>,
     pub(super) directories: Mutex<Directories>,
@@ -67,6 +70,10 @@ impl Destination {
             made_with = Some(seen.mode);
             set_directory_mode(&root, CLOSED).map_err(|error| Error::io(FileOp::SetMode, path, error))?;
         }
+        let mounts = policy.sync.then(Mounts::default);
+        if let Some(mounts) = &mounts {
+            mounts.note(&root).map_err(|error| Error::io(FileOp::Open, path, error))?;
+        }
         let limit = raise_open_file_limit();
         let max_cached = (limit / 64).clamp(4, MAX_CACHED);
         Ok(Self {
@@ -75,6 +82,7 @@ impl Destination {
             attributes: Attributes::new(policy.preserve),
             links: Links::default(),
             sink,
+            mounts,
             made_with: Mutex::new(made_with),
             directories: Mutex::new(Directories::new(DirectoryCache::new(max_cached))),
             unfinished: Mutex::default(),
@@ -101,6 +109,27 @@ impl Destination {
             return LinkRole::Later;
         }
         self.links.plan(entry)
+    }
+
+    /// Whether an entry need not be restored since the file that is there looks like it: the same type, size and time of
+    /// the last change. Its attributes are set then, and it is told of. Always `false` where another rule holds for names
+    /// that are taken.
+    ///
+    /// For one thread (the planner), before the entry's content comes.
+    pub(crate) fn keep_unchanged(&self, entry: &Entry) -> bool {
+        if self.policy.overwrite != Overwrite::IfChanged || entry.entry_type != EntryType::File || entry.link.is_some()
+        {
+            return false;
+        }
+        let mut directories = lock(&self.directories);
+        let kept = self.in_parent(&mut directories.cache, &entry.path, FileOp::Open, |directory, leaf| {
+            keep_if_unchanged(&self.attributes, directory, leaf, entry)
+        });
+        drop(directories);
+        // What keeps it from being looked at keeps it from being restored as well, and is told then.
+        let Ok(Some(outcome)) = kept else { return false };
+        self.settle(entry, Ok(outcome));
+        true
     }
 
     fn is_taken(&self, path: &EntryPath) -> bool {
@@ -147,7 +176,9 @@ impl Destination {
         self.links.learn(entry, &outcome);
         match outcome {
             Ok(Outcome::Restored { lacking: None, .. }) => self.sink.restored(entry),
-            Ok(Outcome::Restored { lacking: Some(error), .. }) | Err(error) => self.sink.failed(entry, error),
+            Ok(Outcome::Unchanged { lacking: None }) => self.sink.unchanged(entry),
+            Ok(Outcome::Restored { lacking: Some(error), .. } | Outcome::Unchanged { lacking: Some(error) })
+            | Err(error) => self.sink.failed(entry, error),
             Ok(Outcome::Skipped) => self.sink.skipped(entry),
         }
     }
@@ -182,7 +213,7 @@ impl Destination {
         let mut attempt = 1;
         loop {
             let result = match cache.get(&self.beneath, parent) {
-                Ok(directory) => act(directory, leaf),
+                Ok(directory) => self.note_mount(directory).and_then(|()| act(directory, leaf)),
                 Err(error) => Err(RestoreError::io(op, error)),
             };
             let Err(error) = result else { return result };
@@ -200,6 +231,30 @@ impl Destination {
             }
             attempt += 1;
         }
+    }
+
+    fn note_mount(&self, directory: &mut OpenDirectory) -> Result<(), RestoreError> {
+        if !directory.is_noted {
+            self.note_mount_of(directory.fd())?;
+            directory.is_noted = true;
+        }
+        Ok(())
+    }
+
+    /// Takes note of the file system of a directory, if it is to be synced.
+    pub(super) fn note_mount_of(&self, directory: BorrowedFd<'_>) -> Result<(), RestoreError> {
+        let noted = self.mounts.as_ref().map_or(Ok(()), |mounts| mounts.note(directory));
+        noted.map_err(|error| RestoreError::io(FileOp::Open, error))
+    }
+
+    /// Waits until everything is on the disk, on every file system that was restored into, if the policy asks for it;
+    /// to be called after [`Destination::finish`].
+    ///
+    /// # Errors
+    /// The first of the file systems that failed. What could not be written is not known then, nor is it asked for again:
+    /// the system forgets it.
+    pub(crate) fn sync(&self) -> Result<(), Errno> {
+        self.mounts.as_ref().map_or(Ok(()), Mounts::sync)
     }
 
     /// Removes a file that is not complete.

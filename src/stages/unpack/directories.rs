@@ -27,7 +27,7 @@ pub(super) const CLOSED: u32 = 0o700;
 
 /// The directories of one run that are entries.
 pub(super) struct Directories {
-    cache: DirectoryCache,
+    pub(super) cache: DirectoryCache,
     /// In the order in which they were made: parents before children.
     pending: Vec<PendingDirectory>,
 }
@@ -159,8 +159,11 @@ impl Destination {
         if seen.id != *id {
             return Some(RestoreError::io(FileOp::Open, Errno::STALE));
         }
+        if let Err(error) = self.note_mount_of(opened.as_fd()) {
+            return Some(error);
+        }
         let handle = if by_path { Handle::Path(opened.as_fd()) } else { Handle::Open(opened.as_fd()) };
-        self.attributes.apply(handle, entry, Present { ids: seen.ids, mode: Some(seen.mode) })
+        self.attributes.apply(handle, entry, Present { ids: seen.ids, mode: Some(seen.mode), has_times: false })
     }
 }
 

@@ -16,6 +16,7 @@ use crate::primitives::fs::Timestamp;
 #[derive(Debug)]
 pub(super) enum Told {
     Restored,
+    Unchanged,
     Skipped,
     Failed(RestoreError),
 }
@@ -55,6 +56,7 @@ impl Sink {
         assert!(found.next().is_none(), "told twice of {:?}", String::from_utf8_lossy(path.as_ref()));
         match one {
             Told::Restored => "restored".to_owned(),
+            Told::Unchanged => "unchanged".to_owned(),
             Told::Skipped => "skipped".to_owned(),
             Told::Failed(RestoreError::Io { op, source }) => format!("cannot {op}: {source}"),
             Told::Failed(RestoreError::Damaged(what)) => format!("damaged: {what}"),
@@ -70,6 +72,10 @@ impl Sink {
 impl RestoreSink for Sink {
     fn restored(&self, entry: &Entry) {
         self.tell(entry, Told::Restored);
+    }
+
+    fn unchanged(&self, entry: &Entry) {
+        self.tell(entry, Told::Unchanged);
     }
 
     fn skipped(&self, entry: &Entry) {

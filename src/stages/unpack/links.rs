@@ -80,6 +80,8 @@ impl Links {
             family.fate = match outcome {
                 Ok(Outcome::Restored { id: Some(id), .. }) => Fate::Restored(*id),
                 Ok(Outcome::Restored { id: None, .. }) => Fate::Unknown,
+                // Never so for a name of several.
+                Ok(Outcome::Unchanged { .. }) => Fate::Unknown,
                 // Taken in the moment between the plan and the writing.
                 Ok(Outcome::Skipped) => Fate::Failed(RestoreError::io(FileOp::Link, Errno::EXIST)),
                 Err(error) => Fate::Failed(error.clone()),

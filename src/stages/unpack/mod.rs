@@ -8,9 +8,11 @@ pub(crate) mod destination;
 mod directories;
 #[cfg(test)]
 mod fixture;
+pub(crate) mod glance;
 pub(crate) mod links;
 mod place;
 pub(crate) mod policy;
 pub(crate) mod read;
+mod sync;
 pub(crate) mod told;
 pub(crate) mod write;

@@ -32,6 +32,11 @@ pub(super) enum Outcome {
         /// is worth more than none.
         lacking: Option<RestoreError>,
     },
+    /// What was under its name looks like it, and was left alone but for attributes.
+    Unchanged {
+        /// The first attribute that could not be set.
+        lacking: Option<RestoreError>,
+    },
     /// There was something under its name, which was left alone.
     Skipped,
 }
@@ -95,6 +100,27 @@ pub(super) fn place<T>(
         }
     }
     Err(RestoreError::io(op, Errno::EXIST))
+}
+
+/// Leaves a regular file alone that looks like the entry; only its attributes are set. `None` if there is no such file.
+pub(super) fn keep_if_unchanged(
+    attributes: &Attributes,
+    directory: &OpenDirectory,
+    leaf: &[u8],
+    entry: &Entry,
+) -> Result<Option<Outcome>, RestoreError> {
+    // Reaches it and no more: opening a FIFO or a device that is there instead would do something to it.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = match retry(|| rustix::fs::openat(directory.fd(), leaf, flags, Mode::empty())) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other.map_err(|error| RestoreError::io(FileOp::Open, error))?,
+    };
+    let seen = look(&fd).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
+    if !seen.looks_like(entry) {
+        return Ok(None);
+    }
+    let present = Present { ids: seen.ids, mode: Some(seen.mode), has_times: true };
+    Ok(Some(Outcome::Unchanged { lacking: attributes.apply(Handle::Path(fd.as_fd()), entry, present) }))
 }
 
 /// Gives what stands under `name` its own name.
@@ -191,7 +217,7 @@ fn complete(
     if reached < entry.size {
         set_len(file, entry.size)?;
     }
-    let present = Present { ids, mode: (directory.keeps_mode(mode) == Some(true)).then_some(mode) };
+    let present = Present { ids, mode: (directory.keeps_mode(mode) == Some(true)).then_some(mode), has_times: false };
     let lacking = attributes.apply(Handle::Open(file), entry, present);
     take_place(directory.fd(), leaf, &name)?;
     Ok((id, lacking))
@@ -274,7 +300,7 @@ pub(super) fn restore_node(
             return Err(RestoreError::io(op, error));
         }
     };
-    let present = Present { ids: made.ids, mode: None };
+    let present = Present { ids: made.ids, mode: None, has_times: false };
     let lacking = attributes.apply(Handle::Path(made.fd.as_fd()), entry, present);
     if let Err(error) = take_place(fd, leaf, &name) {
         remove(fd, leaf, &name, made.id);

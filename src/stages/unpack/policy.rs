@@ -6,7 +6,8 @@ pub enum Overwrite {
     /// They are replaced, each in one step.
     #[default]
     Always,
-    /// They are replaced unless type, size and time of the last change are those of the entry.
+    /// They are replaced, but for regular files of one name whose size and time of the last change, to the nanosecond, are
+    /// those of the entry: their content is left alone and not even read from the vault, their attributes are set.
     IfChanged,
     /// They are left as they are.
     Never,
@@ -40,4 +41,6 @@ impl Default for Preserve {
 pub(crate) struct RestorePolicy {
     pub(crate) overwrite: Overwrite,
     pub(crate) preserve: Preserve,
+    /// [`Destination::sync`](super::destination::Destination::sync) is going to be asked for.
+    pub(crate) sync: bool,
 }

@@ -59,6 +59,8 @@ impl Clone for RestoreError {
 pub(crate) trait RestoreSink: Send + Sync {
     /// It is there, as stored.
     fn restored(&self, entry: &Entry);
+    /// It was there already, as far as size and time tell; its attributes are as stored.
+    fn unchanged(&self, entry: &Entry);
     /// Its name was taken and shall stay so, or entries of its type are not wanted.
     fn skipped(&self, entry: &Entry);
     /// It is not there, or (if `error` is about an attribute) not quite as stored.

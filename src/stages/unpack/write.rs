@@ -311,7 +311,7 @@ impl FileWriter {
             set_len(opened.as_fd(), entry.size)?;
         }
         let seen = look(&*opened).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
-        let present = Present { ids: seen.ids, mode: None };
+        let present = Present { ids: seen.ids, mode: None, has_times: false };
         let Self { destination, cache } = self;
         let lacking = destination.attributes.apply(Handle::Open(opened.as_fd()), entry, present);
         // Before it takes the place of another file: some file systems tell of a failed write only here.
