@@ -129,6 +129,8 @@ impl Vault {
         let scan_options = ScanOptions {
             workers: plan.scan,
             exclude: options.exclude.clone(),
+            exclude_caches: options.exclude_caches,
+            one_file_system: options.one_file_system,
             skip: own,
             look_ahead: LOOK_AHEAD.min(usize::try_from(plan.entry_window).unwrap_or(LOOK_AHEAD)),
         };

@@ -253,6 +253,7 @@ mod tests {
     use crate::format::index::Item;
     use crate::format::tree::tests::{Blocks, build, entry};
     use crate::primitives::fs::{Stat, Timestamp};
+    use crate::stages::pack::place::SourcePath;
 
     fn path(text: &str) -> EntryPath {
         EntryPath::parse(text.as_bytes()).unwrap()
@@ -277,8 +278,13 @@ mod tests {
 
     fn found(name: &str) -> Scanned {
         let stat = stat(StatKind::File);
-        let entry =
-            ScannedEntry { name: path(name), path: PathBuf::from(name), stat, target: Vec::new(), xattrs: Vec::new() };
+        let entry = ScannedEntry {
+            name: path(name),
+            path: SourcePath::alone(name.as_ref()),
+            stat,
+            target: Vec::new(),
+            xattrs: Vec::new(),
+        };
         Scanned::Entry(Box::new(entry))
     }
 

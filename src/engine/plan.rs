@@ -13,7 +13,7 @@ use crate::engine::resolve::same_content;
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, Extent};
 use crate::format::tree::Tree;
-use crate::primitives::fs::{FsKind, StatKind, file_system_kind_of};
+use crate::primitives::fs::{FsKind, StatKind};
 use crate::primitives::units::ChunkSeq;
 use crate::stages::pack::read::LargeFile;
 use crate::stages::pack::source::Source;
@@ -307,7 +307,7 @@ impl<'s> Planner<'s> {
         if let Some(kind) = self.devices.get(&entry.stat.dev) {
             return Ok(*kind);
         }
-        let kind = file_system_kind_of(&entry.path)?;
+        let kind = entry.path.file_system()?;
         self.devices.insert(entry.stat.dev, kind);
         Ok(kind)
     }

@@ -1,17 +1,16 @@
 //! Which file is that, what does it hold, and how is it opened safely? The file calls of the program.
 //!
-//! Calls that take a path answer with an [`Error`] that carries the operation and the path; calls on descriptors and
-//! the calls for extended attributes answer with the system's error alone, for the caller who knows the path. Unless it
-//! says otherwise, nothing here follows a symlink in the last component of a path, and nothing waits for a FIFO.
+//! Calls that take a path answer with an [`Error`] that carries the operation and the path; calls on descriptors answer
+//! with the system's error alone, for the caller who knows the path. Unless it says otherwise, nothing here follows a
+//! symlink in the last component of a path, and nothing waits for a FIFO.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::buffer::spare_capacity;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, SeekFrom, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::error::{Error, FileOp, Result};
@@ -79,27 +78,51 @@ pub(crate) enum FsKind {
     Pseudo,
 }
 
-/// The extended attributes of an inode, name and value, sorted by name.
-pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
-
 // ---------------------------------------------------------------------------------------------------- opening, reading
 
-/// Opens a file for reading without following a symlink at the end of the path, without waiting for the other end of a
-/// FIFO, and without moving its access time where the system lets us.
+/// [`open_read_at`] of a path of its own.
+#[cfg(test)]
 pub(crate) fn open_read(path: &Path) -> Result<File> {
     open_read_at(CWD, path).map_err(|source| Error::io(FileOp::Open, path, source))
 }
 
-/// [`open_read`] of a path relative to an open directory.
+/// Opens a file, by a path relative to an open directory, for reading: without following a symlink at the end of the path,
+/// without waiting for the other end of a FIFO, and without moving its access time where the system lets us.
 pub(crate) fn open_read_at(dir: impl AsFd, path: &Path) -> io::Result<File> {
+    open_read_by(|flags| retry_on_intr(|| rustix::fs::openat(&dir, path, flags, Mode::empty())))
+}
+
+/// Opens for reading by way of `open`, which is given the flags, as [`open_read_at`] does; `open` may be called twice.
+pub(crate) fn open_read_by(open: impl Fn(OFlags) -> Result<OwnedFd, Errno>) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let open = |flags| retry_on_intr(|| rustix::fs::openat(&dir, path, flags, Mode::empty()));
     let fd = match open(flags | OFlags::NOATIME) {
         // The flag is for the owner of the file and for root.
         Err(Errno::PERM) => open(flags),
         opened => opened,
     }?;
     Ok(File::from(fd))
+}
+
+/// Opens what is at this path only as a place to start from or to look at, a symlink itself; needs no permission on it.
+pub(crate) fn open_place(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
+        .map_err(|source| Error::io(FileOp::Stat, path, source))
+}
+
+/// Says "not found" where the system says that there is something else on the way to a file that was there a moment ago.
+/// Any other error stays as it is.
+pub(crate) fn not_found_if_replaced(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOTDIR | libc::ELOOP) => replaced(),
+        Some(libc::ESTALE) => io::Error::new(io::ErrorKind::NotFound, "it is no longer there"),
+        _ => error,
+    }
+}
+
+/// Something else has taken a file's place.
+pub(crate) fn replaced() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "it was replaced by something else since it was listed")
 }
 
 /// Reads from `offset` on until `buf` is full or the file ends; says how many bytes. Not full means: the end was there.
@@ -117,6 +140,72 @@ pub(crate) fn read_full_at(file: &File, buf: &mut [u8], offset: u64) -> io::Resu
     }
     Ok(filled)
 }
+
+// ------------------------------------------------------------------------------------------------------------ listing
+
+/// The names in a directory, in the order of their bytes, packed: some 16 bytes each beside their own.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    bytes: Vec<u8>,
+    /// Where each name begins, how long it is, and whether it was listed as a directory.
+    places: Vec<(usize, u16, bool)>,
+}
+
+impl Names {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The name with this number, and whether it was listed as a directory, which not every file system tells.
+    pub(crate) fn get(&self, number: usize) -> Option<(&[u8], bool)> {
+        let &(start, len, is_dir) = self.places.get(number)?;
+        Some((&self.bytes[start..start + usize::from(len)], is_dir))
+    }
+
+    /// Keeps one name alone, if it is among them.
+    pub(crate) fn retain(&mut self, name: &[u8]) {
+        let Self { bytes, places } = self;
+        places.retain(|&(start, len, _)| bytes[start..start + usize::from(len)] == *name);
+    }
+
+    /// Whether this name is among them.
+    pub(crate) fn contains(&self, name: &[u8]) -> bool {
+        self.places.binary_search_by(|&(start, len, _)| self.bytes[start..start + usize::from(len)].cmp(name)).is_ok()
+    }
+}
+
+/// Lists a directory that is open for reading, from where its descriptor stands. Where the listing breaks off, what was
+/// listed until then comes with the error.
+pub(crate) fn list_directory(dir: impl AsFd) -> (Names, io::Result<()>) {
+    let mut names = Names::default();
+    let mut buf = Vec::with_capacity(LISTING_LEN);
+    let mut entries = RawDir::new(dir, buf.spare_capacity_mut());
+    let mut result = Ok(());
+    while let Some(entry) = entries.next() {
+        match entry {
+            Ok(entry) => {
+                let name = entry.file_name().to_bytes();
+                if let (false, Ok(len)) = (matches!(name, b"." | b".."), u16::try_from(name.len())) {
+                    names.places.push((names.bytes.len(), len, entry.file_type() == FileType::Directory));
+                    names.bytes.extend_from_slice(name);
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                result = Err(error.into());
+                break;
+            }
+        }
+    }
+    let Names { bytes, places } = &mut names;
+    let name = |&(start, len, _): &(usize, u16, bool)| &bytes[start..start + usize::from(len)];
+    places.sort_unstable_by(|left, right| name(left).cmp(name(right)));
+    (names, result)
+}
+
+/// Bytes asked for at a time when a directory is listed.
+const LISTING_LEN: usize = 32 << 10;
 
 // --------------------------------------------------------------------------------------------------------- attributes
 
@@ -180,11 +269,6 @@ impl From<StatxTimestamp> for Timestamp {
     }
 }
 
-/// The target of a symlink, as bytes.
-pub(crate) fn readlink(path: &Path) -> Result<Vec<u8>> {
-    readlink_at(CWD, path).map_err(|source| Error::io(FileOp::ReadLink, path, source))
-}
-
 /// The target of the symlink that has this name in an open directory, as bytes.
 pub(crate) fn readlink_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let target = retry_on_intr(|| rustix::fs::readlinkat(&dir, name.as_ref(), Vec::new()))?;
@@ -194,15 +278,6 @@ pub(crate) fn readlink_at(dir: impl AsFd, name: impl AsRef<Path>) -> io::Result<
 /// The kind of the file system that an open file or directory is on.
 pub(crate) fn file_system_kind(fd: impl AsFd) -> io::Result<FsKind> {
     Ok(kind_of_magic(retry_on_intr(|| rustix::fs::fstatfs(&fd))?.f_type))
-}
-
-/// The kind of the file system that this path is on; of a symlink that of the symlink itself.
-pub(crate) fn file_system_kind_of(path: &Path) -> Result<FsKind> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
-        .map_err(io::Error::from)
-        .and_then(file_system_kind)
-        .map_err(|source| Error::io(FileOp::Stat, path, source))
 }
 
 /// Source: `linux/magic.h` and the file systems' own headers; statfs(2) lists most.
@@ -306,70 +381,6 @@ pub(crate) fn data_ranges(fd: impl AsFd, size: u64, from: u64) -> io::Result<Vec
     Ok(ranges)
 }
 
-// ------------------------------------------------------------------------------------------------ extended attributes
-
-/// The extended attributes of what is at this path, of a symlink itself. Empty where the file system has none.
-pub(crate) fn list_xattrs(path: &Path) -> io::Result<Xattrs> {
-    collect_xattrs(
-        |names| match names {
-            Some(names) => rustix::fs::llistxattr(path, spare_capacity(names)),
-            None => rustix::fs::llistxattr_query(path),
-        },
-        |name, value| match value {
-            Some(value) => rustix::fs::lgetxattr(path, name, spare_capacity(value)),
-            None => rustix::fs::lgetxattr_query(path, name),
-        },
-    )
-}
-
-/// Sets an extended attribute of what is at this path, of a symlink itself, whether it has it already or not.
-#[cfg(test)]
-pub(crate) fn set_xattr_path(path: &Path, name: &[u8], value: &[u8]) -> io::Result<()> {
-    Ok(retry_on_intr(|| rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()))?)
-}
-
-fn collect_xattrs(
-    mut list: impl FnMut(Option<&mut Vec<u8>>) -> rustix::io::Result<usize>,
-    mut get: impl FnMut(&[u8], Option<&mut Vec<u8>>) -> rustix::io::Result<usize>,
-) -> io::Result<Xattrs> {
-    let names = match read_growing(&mut list) {
-        Ok(names) => names,
-        // `ENOTSUP` and `EOPNOTSUPP` are one number on Linux.
-        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
-    let mut xattrs = Vec::new();
-    for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-        match read_growing(|value| get(name, value)) {
-            Ok(value) => xattrs.push((name.to_vec(), value)),
-            // It vanished since it was listed; or it is listed, but not by the file system that is to give it.
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    xattrs.sort_unstable();
-    Ok(xattrs)
-}
-
-/// Reads something whose size has to be asked for first (`None`) and may have grown when it is read.
-fn read_growing(
-    mut call: impl FnMut(Option<&mut Vec<u8>>) -> rustix::io::Result<usize>,
-) -> rustix::io::Result<Vec<u8>> {
-    loop {
-        let size = retry_on_intr(|| call(None))?;
-        if size == 0 {
-            return Ok(Vec::new());
-        }
-        // The kernel holds names and values to 64 KiB each, so this size is bounded.
-        let mut content = Vec::with_capacity(size);
-        match retry_on_intr(|| call(Some(&mut content))) {
-            Ok(_) => return Ok(content),
-            Err(Errno::RANGE) => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -443,8 +454,7 @@ mod tests {
         for (error, op) in [
             (lstat(missing).unwrap_err(), FileOp::Stat),
             (open_read(missing).unwrap_err(), FileOp::Open),
-            (readlink(missing).unwrap_err(), FileOp::ReadLink),
-            (file_system_kind_of(missing).unwrap_err(), FileOp::Stat),
+            (open_place(missing).unwrap_err(), FileOp::Stat),
         ] {
             assert_eq!(error.kind(), ErrorKind::Io);
             assert_eq!(error.to_string(), format!("cannot {op}: /nonexistent/file"));
@@ -499,13 +509,14 @@ mod tests {
         let link = dir.path().join("link");
         let target = b"no\xffutf-8/".repeat(200);
         symlink(OsStr::from_bytes(&target), &link).unwrap();
-        assert_eq!(readlink(&link).unwrap(), target);
+        assert_eq!(readlink_at(CWD, &link).unwrap(), target);
+        assert_eq!(readlink_at(open_place(&link).unwrap(), "").unwrap(), target);
     }
 
     #[test]
     fn file_systems_are_told_apart() {
-        assert_eq!(file_system_kind_of("/proc/self/status".as_ref()).unwrap(), FsKind::Pseudo);
-        assert_eq!(file_system_kind_of("/sys".as_ref()).unwrap(), FsKind::Pseudo);
+        let kind_of = |path: &str| file_system_kind(open_place(path.as_ref()).unwrap()).unwrap();
+        assert_eq!((kind_of("/proc/self/status"), kind_of("/sys")), (FsKind::Pseudo, FsKind::Pseudo));
         assert_eq!(file_system_kind(tempfile::tempfile().unwrap()).unwrap(), FsKind::Local);
         assert_eq!(kind_of_magic(0x6969_i64), FsKind::Network);
         assert_eq!(kind_of_magic(0xff53_4d42_i64), FsKind::Network);
@@ -538,53 +549,5 @@ mod tests {
         assert_eq!(data_ranges(&status, 100, 10).unwrap(), [(10, 90)]);
         let (reader, _writer) = io::pipe().unwrap();
         assert!(data_ranges(&reader, 100, 0).is_err());
-    }
-
-    #[test]
-    fn extended_attributes_come_sorted_and_with_their_values() {
-        let dir = temp();
-        let path = dir.path().join("file");
-        write(&path, b"");
-        assert_eq!(list_xattrs(&path).unwrap(), []);
-        let long = vec![b'v'; 2000];
-        set_xattr_path(&path, b"user.b", &long).unwrap();
-        set_xattr_path(&path, b"user.a", b"first").unwrap();
-        set_xattr_path(&path, b"user.a", b"\0second\xff").unwrap();
-        set_xattr_path(&path, b"user.empty", b"").unwrap();
-        let expected: Xattrs = [("user.a", b"\0second\xff".as_slice()), ("user.b", &long), ("user.empty", b"")]
-            .map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()))
-            .into();
-        assert_eq!(list_xattrs(&path).unwrap(), expected);
-        let link = dir.path().join("link");
-        symlink("file", &link).unwrap();
-        assert_eq!(list_xattrs(&link).unwrap(), [], "those of the symlink, not of its target");
-        assert!(set_xattr_path(&link, b"user.c", b"").is_err(), "symlinks have no user attributes");
-        assert!(set_xattr_path(&path, b"user.nul\0byte", b"").is_err());
-        assert_eq!(list_xattrs(&dir.path().join("missing")).unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn a_list_that_grows_is_asked_for_again_and_one_that_shrinks_is_not_missed() {
-        let mut sizes = [3, 5].into_iter();
-        let list = |names: Option<&mut Vec<u8>>| match names {
-            None => Ok(sizes.next().unwrap()),
-            Some(names) if names.capacity() < 4 => Err(Errno::RANGE),
-            Some(names) => {
-                names.extend_from_slice(b"b\0a\0");
-                Ok(4)
-            }
-        };
-        let get = |name: &[u8], value: Option<&mut Vec<u8>>| match (name, value) {
-            (b"a", _) => Err(Errno::NODATA),
-            (_, None) => Ok(1),
-            (_, Some(value)) => {
-                value.push(b'v');
-                Ok(1)
-            }
-        };
-        assert_eq!(collect_xattrs(list, get).unwrap(), [(b"b".to_vec(), b"v".to_vec())]);
-        let none = collect_xattrs(|_| Err(Errno::NOTSUP), |_, _| Err(Errno::NOTSUP));
-        assert_eq!(none.unwrap(), []);
-        assert!(collect_xattrs(|_| Err(Errno::IO), |_, _| Err(Errno::NOTSUP)).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Tools without knowledge of vaults: units, system calls, buffers, storage, histograms.
 
+pub(crate) mod beneath;
 pub(crate) mod fs;
 pub(crate) mod latency;
 pub(crate) mod mmap;
@@ -7,3 +8,4 @@ pub(crate) mod pool;
 pub(crate) mod storage;
 pub(crate) mod sys;
 pub(crate) mod units;
+pub(crate) mod xattr;

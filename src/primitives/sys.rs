@@ -4,7 +4,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -116,6 +116,85 @@ pub(crate) fn start_writeback(fd: impl AsFd, offset: u64, len: u64) -> io::Resul
             return Err(error);
         }
     }
+}
+
+/// The calls that name a file by a directory and a name in it: one number on all platforms since 5.1 (Linux 6.13).
+const SYS_GETXATTRAT: libc::c_long = 464;
+const SYS_LISTXATTRAT: libc::c_long = 465;
+
+/// The longest name in a directory, in bytes.
+const MAX_NAME_LEN: usize = 255;
+
+/// `name` with a NUL behind it.
+fn with_nul(name: &[u8]) -> io::Result<[u8; MAX_NAME_LEN + 1]> {
+    let mut buf = [0; MAX_NAME_LEN + 1];
+    if name.len() > MAX_NAME_LEN {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    if name.contains(&0) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    buf[..name.len()].copy_from_slice(name);
+    Ok(buf)
+}
+
+/// Lists the names of the extended attributes of what has this name in an open directory, of a symlink itself, each with a
+/// NUL behind it; says how many bytes. An empty buffer asks for the size alone.
+///
+/// # Errors
+/// The system's; `ENOSYS` where the kernel has no such call, `ERANGE` if the buffer is too small.
+pub(crate) fn list_xattr_at(directory: BorrowedFd<'_>, name: &[u8], buf: &mut [u8]) -> io::Result<usize> {
+    let name = with_nul(name)?;
+    // SAFETY: `directory` is open for as long as it is borrowed; `name` ends in a NUL and is only read; the kernel writes
+    // into `buf` alone, and no more than its length.
+    let len = unsafe {
+        libc::syscall(
+            SYS_LISTXATTRAT,
+            directory.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            buf.as_mut_ptr(),
+            buf.len(),
+        )
+    };
+    usize::try_from(len).map_err(|_| io::Error::last_os_error())
+}
+
+/// The arguments of `getxattrat`, as the kernel has them.
+#[repr(C, align(8))]
+struct XattrArgs {
+    value: u64,
+    size: u32,
+    flags: u32,
+}
+
+/// Reads the extended attribute `xattr` of what has this name in an open directory, of a symlink itself; says how many
+/// bytes. An empty buffer asks for the size alone.
+///
+/// # Errors
+/// As [`list_xattr_at`]; `ENODATA` if there is no such attribute.
+pub(crate) fn get_xattr_at(directory: BorrowedFd<'_>, name: &[u8], xattr: &[u8], buf: &mut [u8]) -> io::Result<usize> {
+    let (name, xattr) = (with_nul(name)?, with_nul(xattr)?);
+    let args = XattrArgs {
+        value: u64::try_from(buf.as_mut_ptr().expose_provenance()).expect("an address is at most 64 bits wide"),
+        // No value is longer than 64 KiB.
+        size: u32::try_from(buf.len()).unwrap_or(u32::MAX),
+        flags: 0,
+    };
+    // SAFETY: `directory` is open for as long as it is borrowed; both names end in a NUL and are only read; `args` has the
+    // kernel's layout and is of the size that is told; the kernel writes into `buf` alone, and no more than its length.
+    let len = unsafe {
+        libc::syscall(
+            SYS_GETXATTRAT,
+            directory.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            xattr.as_ptr(),
+            &raw const args,
+            size_of::<XattrArgs>(),
+        )
+    };
+    usize::try_from(len).map_err(|_| io::Error::last_os_error())
 }
 
 /// The CPU time, user and system, that the calling thread has used.

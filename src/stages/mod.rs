@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::format::entry::{EntryPath, Xattr};
 use crate::primitives::fs::{Stat, StatKind};
 use crate::primitives::units::ChunkSeq;
+use crate::stages::pack::place::SourcePath;
 
 /// One step of a pipeline: takes an item, emits none, one or many. A stage knows its work and
 /// nothing of threads or channels: the engine owns those, stops on the first error, and times
@@ -34,7 +35,7 @@ pub(crate) struct ScannedEntry {
     /// Its name in the vault.
     pub(crate) name: EntryPath,
     /// Where it is.
-    pub(crate) path: PathBuf,
+    pub(crate) path: SourcePath,
     /// Its attributes.
     pub(crate) stat: Stat,
     /// A symlink's target; empty for all else.
@@ -120,7 +121,7 @@ pub(crate) struct WholeFile {
     /// Whose bytes they are.
     pub(crate) entry: EntrySeq,
     /// Where the file is.
-    pub(crate) path: PathBuf,
+    pub(crate) path: SourcePath,
     /// What the scan saw.
     pub(crate) stat: Stat,
     /// The ranges that hold data.

@@ -3,15 +3,15 @@
 //! Large files are mapped and copied out of the mapping by the kernel (docs/adr/0001), small ones are read. What a file
 //! was before and after is compared, so that no mixture of two versions is stored unreported.
 
-use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, FileOp, Result};
-use crate::primitives::fs::{FsKind, Stat, StatKind, Timestamp};
+use crate::primitives::fs::{FsKind, Stat, StatKind, Timestamp, not_found_if_replaced, replaced};
 use crate::primitives::pool::{BufferPool, PooledBuf};
 use crate::primitives::units::ChunkSeq;
+use crate::stages::pack::place::SourcePath;
 use crate::stages::pack::source::{Source, SourceFile};
 use crate::stages::{
     EntrySeq, FileRange, FileSlice, PartDone, PartVerdict, ReadJob, ReadPart, Stage, Weighed, WholeFile,
@@ -25,7 +25,7 @@ pub(crate) struct LargeFile {
     /// Whose bytes they are.
     pub(crate) entry: EntrySeq,
     /// Where the file is.
-    pub(crate) path: PathBuf,
+    pub(crate) path: SourcePath,
     /// What the scan saw.
     pub(crate) stat: Stat,
     /// It has no holes.
@@ -70,7 +70,7 @@ impl SharedError {
 
 impl LargeFile {
     /// A file that will be read in `slices` slices; `data_len` bytes of it are data, the rest holes.
-    pub(crate) fn new(entry: EntrySeq, path: PathBuf, stat: Stat, slices: u32, data_len: u64) -> Self {
+    pub(crate) fn new(entry: EntrySeq, path: SourcePath, stat: Stat, slices: u32, data_len: u64) -> Self {
         Self {
             entry,
             path,
@@ -186,7 +186,7 @@ impl<'s> Read<'s> {
     ) -> Result<(Vec<FileRange>, bool, PartVerdict, Option<Stat>)> {
         let at = buf.len();
         let file = self.source.open(&whole.path)?;
-        let io = |error| Error::io(FileOp::Read, &whole.path, error);
+        let io = |error| Error::io(FileOp::Read, &whole.path, not_found_if_replaced(error));
         let opened = file.stat().map_err(|error| Error::io(FileOp::Stat, &whole.path, error))?;
         same_file(&opened, &whole.stat, &whole.path)?;
         if whole.to_end {
@@ -271,7 +271,7 @@ impl<'s> Read<'s> {
         } else {
             read_ranges(&*opened.file, &slice.ranges, buf)
         };
-        let got = read.map_err(|error| Error::io(FileOp::Read, &file.path, error))?;
+        let got = read.map_err(|error| Error::io(FileOp::Read, &file.path, not_found_if_replaced(error)))?;
         let complete = total(&got) == total(&slice.ranges);
         if !complete {
             file.cut_short.store(true, Ordering::Release);
@@ -409,8 +409,7 @@ fn same_file(opened: &Stat, planned: &Stat, path: &std::path::Path) -> Result<()
     if opened.kind == StatKind::File && (opened.dev, opened.ino) == (planned.dev, planned.ino) {
         return Ok(());
     }
-    let replaced = std::io::Error::other("it was replaced by another file since it was listed");
-    Err(Error::io(FileOp::Read, path, replaced))
+    Err(Error::io(FileOp::Read, path, replaced()))
 }
 
 fn unchanged(before: &Stat, after: &Stat) -> bool {

@@ -3,17 +3,21 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
 
 use crate::error::Result;
-use crate::primitives::fs::{FsKind, Stat, data_ranges, file_system_kind, fstat, open_read, read_full_at};
+use crate::primitives::fs::{FsKind, Stat, data_ranges, file_system_kind, fstat, read_full_at};
 use crate::primitives::mmap::copy_from_file;
 use crate::stages::FileRange;
+use crate::stages::pack::place::SourcePath;
 
 /// Opens files for reading.
 pub(crate) trait Source: Send + Sync {
-    /// Opens a file without following a symlink, and without waiting where it is none any more (a FIFO).
-    fn open(&self, path: &Path) -> Result<Box<dyn SourceFile>>;
+    /// Opens a file without following a symlink, on the way to it or at its end, and without waiting where it is none any
+    /// more (a FIFO).
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::error::Error::Io); if it is gone, or something else is in its place, of the kind "not found".
+    fn open(&self, path: &SourcePath) -> Result<Box<dyn SourceFile>>;
 }
 
 /// An opened file; used by several threads at once.
@@ -35,8 +39,8 @@ pub(crate) trait SourceFile: Send + Sync {
 pub(crate) struct FileSystem;
 
 impl Source for FileSystem {
-    fn open(&self, path: &Path) -> Result<Box<dyn SourceFile>> {
-        Ok(Box::new(open_read(path)?))
+    fn open(&self, path: &SourcePath) -> Result<Box<dyn SourceFile>> {
+        Ok(Box::new(path.open_read()?))
     }
 }
 
