@@ -196,16 +196,10 @@ fn a_value_out_of_range_is_named_with_the_range() {
 fn what_is_not_there_yet_is_refused_by_name() {
     let place = Place::new().with_file("v");
     for (line, word) in [
-        ("add -v v -s a --mirror", "--mirror"),
         ("add -v v -s a --report=a.html", "--report"),
-        ("add -v v -s a -n", "-n"),
-        ("extract -v v -o o --overwrite if-changed", "--overwrite if-changed"),
-        ("extract -v v -o o --no-preserve owner", "--no-preserve"),
         ("verify -v v --read-data-subset 5%", "--read-data-subset"),
-        ("create -v w --kdf-memory 1G", "--kdf-memory"),
         ("compact -v v", "compact"),
         ("key add -v v", "key"),
-        ("man .", "man"),
     ] {
         let output = place.run(line);
         assert_eq!(status(&output), 2, "{line}");

@@ -1,12 +1,16 @@
 //! `add`: packs files and directories into a vault, which it makes where there is none.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flint_pipe::{AddOptions, CreateOptions, Failed, Level, Report, Vault, Workers};
+use flint_pipe::{AddOptions, CreateOptions, Error, Failed, Level, Report, Vault, Workers};
 
-use crate::cli::args::{self, OutputArgs, PackWorkers, PasswordArgs, PipelineArgs, ReadModeArg, VaultArg};
+use crate::cli::args::{
+    self, DryRunArg, OutputArgs, PackWorkers, PasswordArgs, PipelineArgs, ReadModeArg, VaultArg, command_line,
+};
 use crate::cli::exit::Status;
+use crate::cli::patterns::Excludes;
+use crate::cli::rehearsal;
 use crate::cli::report::text;
 use crate::cli::session::Session;
 
@@ -30,15 +34,28 @@ pub(crate) struct Args {
         allow_negative_numbers = true, value_parser = args::level
     )]
     level: Level,
-    /// Leave out what matches, as in .gitignore; repeatable
-    #[arg(long, value_name = "GLOB")]
-    exclude: Vec<String>,
+    #[command(flatten)]
+    exclude: Excludes,
+    /// Of directories with a CACHEDIR.TAG, only that
+    #[arg(long, help_heading = "What is left out")]
+    exclude_caches: bool,
+    /// Stay on the file system of each source
+    #[arg(long, help_heading = "What is left out")]
+    one_file_system: bool,
+    /// Drop entries that are in the sources no more
+    #[arg(long)]
+    mirror: bool,
+    /// Read files that look unchanged too
+    #[arg(long)]
+    force_read: bool,
     /// How large files are taken in: auto, mmap or read
     #[arg(long, value_name = "MODE", default_value = "auto", hide_default_value = true, hide_possible_values = true)]
     read_mode: ReadModeArg,
     /// Refuse to make a vault that is not there
     #[arg(long)]
     no_create: bool,
+    #[command(flatten)]
+    dry_run: DryRunArg,
     #[command(flatten)]
     pipeline: PipelineArgs,
     #[command(flatten)]
@@ -51,67 +68,48 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Status {
-    let session = Session::reporting("add", &args.vault.path, args.output);
+    let dry_run = args.dry_run.dry_run;
+    let session = Session::reporting("add", &args.vault.path, args.output, dry_run);
     let outcome = add(args, &session);
-    session.finish(&outcome, |report| text::packed(&args.vault.path, report))
+    session.finish(&outcome, |report| text::packed(&args.vault.path, dry_run, report))
 }
 
 fn add(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
-    let is_new = !session.vault_exists()?;
-    if args.no_create {
-        session.require_vault()?;
-    }
-    let password = session.password(&args.password, is_new)?;
+    let options = options(args, session)?;
+    let is_new = !args.no_create && !session.vault_exists()?;
+    let create = CreateOptions::default();
     let vault = if args.no_create {
-        Vault::open(&args.vault.path, &password)?
+        session.open(&args.password)?
     } else {
-        if is_new {
-            session.opening();
-        }
-        Vault::open_or_create(&args.vault.path, &password, &CreateOptions::default())?
+        session.unlock(&args.password, is_new, |password| {
+            if is_new && args.dry_run.dry_run {
+                return rehearsal::make(&args.vault.path, password, &create);
+            }
+            if is_new {
+                session.opening();
+            }
+            Vault::open_or_create(&args.vault.path, password, &create)
+        })?
     };
-    drop(password);
-    let options = options(args, session);
     session.operate(&options.pipeline, |observer| vault.add(&args.source, &options, observer))
 }
 
-fn options(args: &Args, session: &Session) -> AddOptions {
+fn options(args: &Args, session: &Session) -> Result<AddOptions, Error> {
+    let password_from_stdin = args.password.password_file.as_deref() == Some(Path::new("-"));
+    if args.exclude.stdin_count() + usize::from(password_from_stdin) > 1 {
+        return Err(Error::Usage("standard input can be read once: - stands for it more than once".to_owned()));
+    }
     let mut options = AddOptions::default();
     options.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
     options.level = args.level;
     options.read_mode = args.read_mode.into();
     options.directory.clone_from(&args.directory);
-    options.exclude.clone_from(&args.exclude);
-    options.command_line = command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()));
-    options
-}
-
-/// The command line as the snapshot keeps it: without the password command, which may hold a secret that outlives a change
-/// of the password.
-fn command_line(args: impl Iterator<Item = String>) -> Vec<String> {
-    const OPTION: &str = "--password-command";
-    let mut kept = Vec::new();
-    let mut args = args;
-    while let Some(arg) = args.next() {
-        if arg == OPTION {
-            args.next();
-        } else if !arg.strip_prefix(OPTION).is_some_and(|rest| rest.starts_with('=')) {
-            kept.push(arg);
-        }
-    }
-    kept
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_password_command_is_not_kept() {
-        let kept = |line: &str| command_line(line.split(' ').map(str::to_owned)).join(" ");
-        assert_eq!(kept("flint-pipe add --password-command secret -s a"), "flint-pipe add -s a");
-        assert_eq!(kept("flint-pipe add --password-command=secret -s a"), "flint-pipe add -s a");
-        assert_eq!(kept("flint-pipe add -s a --password-command"), "flint-pipe add -s a");
-        assert_eq!(kept("flint-pipe add --password-file f"), "flint-pipe add --password-file f");
-    }
+    options.exclude = args.exclude.read()?;
+    options.exclude_caches = args.exclude_caches;
+    options.one_file_system = args.one_file_system;
+    options.mirror = args.mirror;
+    options.force_read = args.force_read;
+    options.dry_run = args.dry_run.dry_run;
+    options.command_line = command_line(std::env::args_os());
+    Ok(options)
 }

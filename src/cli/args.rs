@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use flint_pipe::{CHUNK_SIZES, CancelToken, Level, MAX_WORKERS, Overwrite, PipelineConfig, ReadMode, Workers};
+use flint_pipe::{CHUNK_SIZES, CancelToken, Level, MAX_WORKERS, PipelineConfig, ReadMode, Workers};
 
 /// The most slots a channel may be given; they are allocated when the run begins.
 const MAX_QUEUE_DEPTH: usize = 65_536;
@@ -77,6 +77,14 @@ pub(crate) enum ProgressMode {
     Plain,
 }
 
+/// `--dry-run`.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct DryRunArg {
+    /// Say what would be done, write nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
 /// `--json` alone, for commands that are over in a moment.
 #[derive(Debug, Clone, Copy, clap::Args)]
 #[command(next_help_heading = "Output")]
@@ -84,6 +92,12 @@ pub(crate) struct JsonArg {
     /// Print the result as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl From<JsonArg> for OutputArgs {
+    fn from(args: JsonArg) -> Self {
+        Self { progress: ProgressMode::Never, json: args.json }
+    }
 }
 
 /// The options of every pipeline, but for the threads of its stages.
@@ -141,6 +155,16 @@ pub(crate) struct LockArg {
     /// Wait so long for the vault's lock [for ever]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     lock_timeout: Option<Duration>,
+}
+
+impl LockArg {
+    /// The configuration of an operation that has no pipeline.
+    pub(crate) fn config(&self, cancel: CancelToken) -> PipelineConfig {
+        let mut config = PipelineConfig::default();
+        config.lock_timeout = self.lock_timeout;
+        config.cancel = cancel;
+        config
+    }
 }
 
 /// The threads of each stage of the way into a vault.
@@ -226,24 +250,6 @@ pub(crate) struct AtArg {
     /// Snapshot N instead of the newest
     #[arg(long, value_name = "N")]
     pub(crate) at: Option<u64>,
-}
-
-/// `--overwrite`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum OverwriteMode {
-    /// Files that are there are replaced.
-    Always,
-    /// Files that are there are left.
-    Never,
-}
-
-impl From<OverwriteMode> for Overwrite {
-    fn from(mode: OverwriteMode) -> Self {
-        match mode {
-            OverwriteMode::Always => Self::Always,
-            OverwriteMode::Never => Self::Never,
-        }
-    }
 }
 
 /// `--read-mode`.
@@ -333,6 +339,22 @@ pub(crate) fn level(text: &str) -> Result<Level, String> {
     }
 }
 
+/// The command line as a snapshot keeps it: without the password command, which may hold a secret that outlives a change
+/// of the password.
+pub(crate) fn command_line(args: impl Iterator<Item = OsString>) -> Vec<String> {
+    const OPTION: &str = "--password-command";
+    let mut kept = Vec::new();
+    let mut args = args.map(|arg| arg.to_string_lossy().into_owned());
+    while let Some(arg) = args.next() {
+        if arg == OPTION {
+            args.next();
+        } else if !arg.strip_prefix(OPTION).is_some_and(|rest| rest.starts_with('=')) {
+            kept.push(arg);
+        }
+    }
+    kept
+}
+
 /// The name that an entry has in the vault when it was packed as `typed`: no leading `/`, `./` or `../` (up to the last
 /// `..`), no trailing `/`. Empty for the root of `-s .`.
 pub(crate) fn stored_name(typed: &Path) -> PathBuf {
@@ -406,6 +428,15 @@ mod tests {
         for text in ["-8", "23", "", "fast"] {
             assert!(level(text).expect_err(text).contains("-7 to 22"), "{text}");
         }
+    }
+
+    #[test]
+    fn the_password_command_is_not_kept() {
+        let kept = |line: &str| command_line(line.split(' ').map(OsString::from)).join(" ");
+        assert_eq!(kept("flint-pipe add --password-command secret -s a"), "flint-pipe add -s a");
+        assert_eq!(kept("flint-pipe add --password-command=secret -s a"), "flint-pipe add -s a");
+        assert_eq!(kept("flint-pipe add -s a --password-command"), "flint-pipe add -s a");
+        assert_eq!(kept("flint-pipe add --password-file f"), "flint-pipe add --password-file f");
     }
 
     #[test]

@@ -5,20 +5,21 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flint_pipe::{Error, ExtractOptions, Failed, Report, Vault, Workers};
+use flint_pipe::{Error, Failed, Report};
 
-use crate::cli::args::{
-    AtArg, OutputArgs, OverwriteMode, PasswordArgs, PipelineArgs, RestoreWorkers, VaultArg, stored_name,
-};
+use crate::cli::args::{VaultArg, stored_name};
 use crate::cli::exit::Status;
+use crate::cli::patterns;
 use crate::cli::report::text;
+use crate::cli::restore::RestoreArgs;
 use crate::cli::session::Session;
 
 /// Restore all of a vault, or the named files and directories
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     flint-pipe extract -v backup.flint -o out\n  \
-    flint-pipe extract -v backup.flint -o out --files documents/,photos/cat.jpg")]
+    flint-pipe extract -v backup.flint -o out --files documents/,photos/cat.jpg\n  \
+    flint-pipe extract -v backup.flint -o out --include '*.jpg' --exclude tmp/")]
 pub(crate) struct Args {
     #[command(flatten)]
     vault: VaultArg,
@@ -26,44 +27,34 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
     /// Only these entries, a,b/,c; repeatable
-    #[arg(long, value_name = "NAMES")]
+    #[arg(long, value_name = "NAMES", help_heading = "What is restored")]
     files: Vec<OsString>,
     /// Only this entry, commas and all; repeatable
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", help_heading = "What is restored")]
     target: Vec<PathBuf>,
+    /// Only what matches, as in .gitignore; repeatable
+    #[arg(long, value_name = "GLOB", value_parser = patterns::glob, help_heading = "What is restored")]
+    include: Vec<String>,
+    /// Leave out what matches; repeatable
+    #[arg(long, value_name = "GLOB", value_parser = patterns::glob, help_heading = "What is restored")]
+    exclude: Vec<String>,
     #[command(flatten)]
-    at: AtArg,
-    /// Replace files that are there: always or never
-    #[arg(long, value_name = "WHEN", default_value = "always", hide_default_value = true, hide_possible_values = true)]
-    overwrite: OverwriteMode,
-    #[command(flatten)]
-    pipeline: PipelineArgs,
-    #[command(flatten)]
-    workers: RestoreWorkers,
-    #[command(flatten)]
-    password: PasswordArgs,
-    #[command(flatten)]
-    report: OutputArgs,
+    restore: RestoreArgs,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Status {
-    let session = Session::reporting("extract", &args.vault.path, args.report);
+    let dry_run = args.restore.is_dry_run();
+    let session = Session::reporting("extract", &args.vault.path, args.restore.output, dry_run);
     let outcome = extract(args, &session);
-    session.finish(&outcome, |report| text::restored(&args.vault.path, &args.output, report))
+    session.finish(&outcome, |report| text::restored(&args.vault.path, &args.output, dry_run, report))
 }
 
 fn extract(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
-    let mut options = ExtractOptions::default();
-    options.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
-    options.files = names(&args.files, &args.target)?;
-    options.at = args.at.at;
-    options.overwrite = args.overwrite.into();
-
-    session.require_vault()?;
-    let password = session.password(&args.password, false)?;
-    let vault = Vault::open(&args.vault.path, &password)?;
-    drop(password);
+    let mut options = args.restore.options(names(&args.files, &args.target)?, session);
+    options.include.clone_from(&args.include);
+    options.exclude.clone_from(&args.exclude);
+    let vault = session.open(&args.restore.password)?;
     session.operate(&options.pipeline, |observer| vault.extract(&args.output, &options, observer))
 }
 

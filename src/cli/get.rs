@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flint_pipe::{Error, ExtractOptions, Failed, Report, Vault, Workers};
+use flint_pipe::{Error, ExtractOptions, Failed, Report, Vault};
 
-use crate::cli::args::{
-    AtArg, OutputArgs, OverwriteMode, PasswordArgs, PipelineArgs, ProgressMode, RestoreWorkers, VaultArg, stored_name,
-};
+use crate::cli::args::{ProgressMode, VaultArg, stored_name};
 use crate::cli::exit::Status;
 use crate::cli::report::text;
+use crate::cli::restore::RestoreArgs;
 use crate::cli::session::Session;
 use crate::cli::stdout::DataOut;
 
@@ -30,35 +29,25 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Write one file to standard output
-    #[arg(long, conflicts_with_all = ["output", "json", "overwrite"])]
+    #[arg(long, conflicts_with_all = ["output", "json", "overwrite", "no_preserve", "sync", "dry_run"])]
     stdout: bool,
     #[command(flatten)]
-    at: AtArg,
-    /// Replace files that are there: always or never
-    #[arg(long, value_name = "WHEN", default_value = "always", hide_default_value = true, hide_possible_values = true)]
-    overwrite: OverwriteMode,
-    #[command(flatten)]
-    pipeline: PipelineArgs,
-    #[command(flatten)]
-    workers: RestoreWorkers,
-    #[command(flatten)]
-    password: PasswordArgs,
-    #[command(flatten)]
-    report: OutputArgs,
+    restore: RestoreArgs,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Status {
-    let mut report = args.report;
-    if args.stdout && report.progress == ProgressMode::Auto && io::stdout().is_terminal() {
+    let mut output = args.restore.output;
+    if args.stdout && output.progress == ProgressMode::Auto && io::stdout().is_terminal() {
         // A bar would run through the file.
-        report.progress = ProgressMode::Never;
+        output.progress = ProgressMode::Never;
     }
-    let session = Session::reporting("get", &args.vault.path, report);
+    let dry_run = args.restore.is_dry_run();
+    let session = Session::reporting("get", &args.vault.path, output, dry_run);
     let outcome = get(args, &session);
     session.finish(&outcome, |report| match args.stdout {
         true => String::new(),
-        false => text::restored(&args.vault.path, directory(args), report),
+        false => text::restored(&args.vault.path, directory(args), dry_run, report),
     })
 }
 
@@ -67,16 +56,9 @@ fn get(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
         let text = format!("--stdout takes one -t, not {}: files would run into each other", args.target.len());
         return Err(Error::Usage(text).into());
     }
-    let mut options = ExtractOptions::default();
-    options.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
-    options.files = args.target.iter().map(|target| stored_name(target)).collect();
-    options.at = args.at.at;
-    options.overwrite = args.overwrite.into();
-
-    session.require_vault()?;
-    let password = session.password(&args.password, false)?;
-    let vault = Vault::open(&args.vault.path, &password)?;
-    drop(password);
+    let names = args.target.iter().map(|target| stored_name(target)).collect();
+    let options = args.restore.options(names, session);
+    let vault = session.open(&args.restore.password)?;
     if args.stdout {
         to_stdout(args, &vault, options, session)
     } else {
@@ -93,7 +75,7 @@ fn to_stdout(
 ) -> Result<Report, Failed> {
     let path = options.files.pop().unwrap_or_default();
     let mut out = DataOut::open()?;
-    if !args.pipeline.has_stall_timeout() {
+    if !args.restore.pipeline.has_stall_timeout() {
         // Whoever reads along in a pager may take all day.
         options.pipeline.stall_timeout = Some(Duration::ZERO);
     }

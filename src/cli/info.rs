@@ -31,7 +31,7 @@ fn info(args: &Args, session: &Session) -> Result<(), Error> {
     for warning in &info.warnings {
         session.note(&format!("{}: {}", escape::text(warning), escape::path(&args.vault.path)));
     }
-    stdout::print(&text(&args.vault.path, &info))
+    stdout::print(text(&args.vault.path, &info))
 }
 
 fn text(vault: &Path, info: &VaultInfo) -> String {

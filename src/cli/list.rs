@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use flint_pipe::{EntryType, Error, ListEntry, ListOptions, SnapshotInfo, Timestamp, Vault, format_size};
+use flint_pipe::{EntryType, Error, ListEntry, ListOptions, SnapshotInfo, Timestamp, format_size};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -49,10 +49,7 @@ pub(crate) fn run(args: &Args) -> Status {
 }
 
 fn list(args: &Args, session: &Session) -> Result<(), Error> {
-    session.require_vault()?;
-    let password = session.password(&args.password, false)?;
-    let vault = Vault::open(&args.vault.path, &password)?;
-    drop(password);
+    let vault = session.open(&args.password)?;
     if args.snapshots {
         let snapshots = vault.snapshots()?;
         return write_all(snapshots.into_iter().map(Ok), |out, snapshot| write_snapshot(out, &snapshot, args.json));

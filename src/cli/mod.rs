@@ -2,6 +2,7 @@
 
 mod add;
 mod args;
+mod completions;
 mod console;
 mod create;
 mod escape;
@@ -10,11 +11,16 @@ mod extract;
 mod get;
 mod info;
 mod list;
+mod man;
 mod message;
 mod not_yet;
 mod password;
+mod patterns;
 mod progress;
+mod rehearsal;
+mod remove;
 mod report;
+mod restore;
 mod session;
 mod signals;
 mod stdout;
@@ -58,8 +64,11 @@ enum Command {
     Extract(Box<extract::Args>),
     Get(Box<get::Args>),
     List(list::Args),
+    Remove(remove::Args),
     Verify(Box<verify::Args>),
     Info(info::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Runs the program: arguments in, exit status out.
@@ -79,8 +88,11 @@ fn dispatch(command: Command) -> Status {
         Command::Extract(args) => extract::run(&args),
         Command::Get(args) => get::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Remove(args) => remove::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use flint_pipe::{CancelToken, Error, Failed, FileOp, Observer, Password, PipelineConfig, Report};
+use flint_pipe::{CancelToken, Error, Failed, FileOp, Observer, Password, PipelineConfig, Report, Vault};
 
 use crate::cli::args::{OutputArgs, PasswordArgs, ProgressMode};
 use crate::cli::exit::Status;
@@ -16,12 +16,17 @@ use crate::cli::report::json;
 use crate::cli::signals::{self, Limits, Overdue};
 use crate::cli::{message, stdout};
 
+/// How often a password may be typed at a prompt.
+const PROMPT_TRIES: u32 = 3;
+
 /// One command from its arguments to its status.
 #[derive(Debug)]
 pub(crate) struct Session {
     command: &'static str,
     vault: PathBuf,
     json: bool,
+    /// Nothing is to be written.
+    dry_run: bool,
     listener: Listener,
     cancel: CancelToken,
     password_from: OnceLock<&'static str>,
@@ -50,21 +55,24 @@ enum Stage {
 
 impl Session {
     /// Begins a command that ends with a report: with `output.json` it prints an object at any end but wrong usage.
-    pub(crate) fn reporting(command: &'static str, vault: &Path, output: OutputArgs) -> Arc<Self> {
-        Self::begin(command, vault, output.json, output.progress)
+    ///
+    /// - `dry_run`: the object says so.
+    pub(crate) fn reporting(command: &'static str, vault: &Path, output: OutputArgs, dry_run: bool) -> Arc<Self> {
+        Self::begin(command, vault, output, dry_run)
     }
 
     /// Begins a command that prints something of its own.
     pub(crate) fn plain(command: &'static str, vault: &Path) -> Arc<Self> {
-        Self::begin(command, vault, false, ProgressMode::Never)
+        Self::begin(command, vault, OutputArgs { progress: ProgressMode::Never, json: false }, false)
     }
 
-    fn begin(command: &'static str, vault: &Path, json: bool, progress: ProgressMode) -> Arc<Self> {
+    fn begin(command: &'static str, vault: &Path, output: OutputArgs, dry_run: bool) -> Arc<Self> {
         let session = Arc::new(Self {
             command,
             vault: vault.to_owned(),
-            json,
-            listener: Listener::new(progress),
+            json: output.json,
+            dry_run,
+            listener: Listener::new(output.progress),
             cancel: CancelToken::new(),
             password_from: OnceLock::new(),
             life: Mutex::new(Life { stage: Stage::Idle, pulled: None }),
@@ -101,12 +109,33 @@ impl Session {
         if self.vault_exists()? { Ok(()) } else { Err(Error::NoVault(self.vault.clone())) }
     }
 
-    /// The password, from the first of the ways that was offered; a prompt asks twice for a new vault.
-    pub(crate) fn password(&self, args: &PasswordArgs, is_new: bool) -> Result<Password, Error> {
+    /// Opens the vault, which has to be there, with its password.
+    pub(crate) fn open(&self, args: &PasswordArgs) -> Result<Vault, Error> {
+        self.require_vault()?;
+        self.unlock(args, false, |password| Vault::open(&self.vault, password))
+    }
+
+    /// Gives the password to `open`: from the first of the ways that was offered. A prompt asks twice for a new vault, and
+    /// again where the password of an old one was wrong.
+    pub(crate) fn unlock(
+        &self,
+        args: &PasswordArgs,
+        is_new: bool,
+        open: impl Fn(&Password) -> Result<Vault, Error>,
+    ) -> Result<Vault, Error> {
         let origin = Origin::choose(args, |name| std::env::var_os(name), password::is_terminal())?;
         // Set once: a command asks for one password.
         let _ = self.password_from.set(origin.name());
-        origin.fetch(&self.vault, is_new)
+        let mut tries_left = if origin == Origin::Prompt { PROMPT_TRIES } else { 1 };
+        loop {
+            tries_left -= 1;
+            match open(&origin.clone().fetch(&self.vault, is_new)?) {
+                Err(error @ Error::WrongPassword(_)) if tries_left > 0 => {
+                    self.listener.console().error(&message::shown(&error));
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Says that a vault is about to be made for the run that follows: from here on a signal no longer ends the process
@@ -149,9 +178,9 @@ impl Session {
                     Ok(report) => (report, None),
                     Err(failed) => (&*failed.report, Some(&failed.error)),
                 };
-                stdout::print(&self.object(status, error, report))
+                stdout::print(self.object(status, error, report))
             }
-            Ok(report) => stdout::print(&summary(report)),
+            Ok(report) => stdout::print(summary(report)),
             Err(_) => Ok(()),
         };
         self.with_printed(status, printed)
@@ -203,7 +232,8 @@ impl Session {
 
     /// Whether the run is making a snapshot the newest at this moment.
     fn commits(&self) -> bool {
-        self.command == "add" && self.listener.latest().is_some_and(|latest| latest.phase == "commit")
+        matches!(self.command, "add" | "remove")
+            && self.listener.latest().is_some_and(|latest| latest.phase == "commit")
     }
 
     /// Whether the run goes on.
@@ -227,7 +257,7 @@ impl Session {
                 report.duration = latest.elapsed;
             }
             // The status says enough where this cannot be printed.
-            let _ = stdout::print(&self.object(status, Some(error), &report));
+            let _ = stdout::print(self.object(status, Some(error), &report));
         }
         // Not `process::exit`: its handlers would run beside threads that hang.
         signal_hook::low_level::exit(status.code().into())
@@ -260,6 +290,7 @@ impl Session {
     fn object(&self, status: Status, error: Option<&Error>, report: &Report) -> String {
         json::object(&json::Outcome {
             command: self.command,
+            dry_run: self.dry_run,
             vault: &self.vault,
             exit_code: status.code(),
             error: error.map(message::plain),

@@ -10,9 +10,9 @@ use flint_pipe::{Error, FileOp};
 const NAME: &str = "standard output";
 
 /// Writes `text` to standard output; that nobody reads it is no error.
-pub(crate) fn print(text: &str) -> Result<(), Error> {
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Error> {
     let mut out = io::stdout().lock();
-    checked(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+    checked(out.write_all(text.as_ref()).and_then(|()| out.flush()))
 }
 
 /// Turns the result of writing to standard output into one of ours: a broken pipe ends quietly.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flint_pipe::{Failed, Report, Vault, VerifyOptions, Workers};
+use flint_pipe::{Failed, Report, VerifyOptions, Workers};
 
 use crate::cli::args::{DecodeWorkers, OutputArgs, PasswordArgs, PipelineArgs, VaultArg};
 use crate::cli::exit::Status;
@@ -33,7 +33,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Status {
-    let session = Session::reporting("verify", &args.vault.path, args.output);
+    let session = Session::reporting("verify", &args.vault.path, args.output, false);
     let outcome = verify(args, &session);
     session.finish(&outcome, |report| text::verified(&args.vault.path, args.quick, report))
 }
@@ -44,9 +44,6 @@ fn verify(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     options.at = args.at;
     options.quick = args.quick;
 
-    session.require_vault()?;
-    let password = session.password(&args.password, false)?;
-    let vault = Vault::open(&args.vault.path, &password)?;
-    drop(password);
+    let vault = session.open(&args.password)?;
     session.operate(&options.pipeline, |observer| vault.verify(&options, observer))
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
-use flint_pipe::{EntryError, Report, ServiceTimes, StageReport};
+use flint_pipe::{EntryError, PlanReport, Report, ServiceTimes, StageReport};
 use serde::{Serialize, Serializer};
 
 use crate::cli::list::path_bytes;
@@ -16,6 +16,8 @@ const SCHEMA_VERSION: u32 = 1;
 #[derive(Debug)]
 pub(crate) struct Outcome<'a> {
     pub(crate) command: &'static str,
+    /// Nothing was to be written.
+    pub(crate) dry_run: bool,
     pub(crate) vault: &'a Path,
     pub(crate) exit_code: u8,
     /// The error that ended it, in words.
@@ -30,6 +32,7 @@ pub(crate) fn object(outcome: &Outcome<'_>) -> String {
     let object = Object {
         schema_version: SCHEMA_VERSION,
         command: outcome.command,
+        dry_run: outcome.dry_run,
         vault: outcome.vault.to_string_lossy(),
         snapshot: report.snapshot,
         exit_code: outcome.exit_code,
@@ -40,12 +43,15 @@ pub(crate) fn object(outcome: &Outcome<'_>) -> String {
         unchanged_files: report.unchanged_files,
         changed_files: report.changed_files,
         directories: report.directories,
+        removed_files: report.removed_files,
+        removed_directories: report.removed_directories,
         total_size: report.total_size,
         stored_size: report.stored_size,
         duration_secs: report.duration.as_secs_f64(),
         throughput_bytes_per_sec: whole(report.throughput_bytes_per_sec()),
         peak_memory_bytes: report.peak_memory_bytes,
         unreferenced_bytes: report.unreferenced_bytes,
+        plan: report.plan.as_ref().map(Plan::from),
         workers: Workers(&report.stages),
         bottleneck: (),
         stages: Stages(&report.stages),
@@ -60,6 +66,7 @@ pub(crate) fn object(outcome: &Outcome<'_>) -> String {
 struct Object<'a> {
     schema_version: u32,
     command: &'static str,
+    dry_run: bool,
     vault: Cow<'a, str>,
     snapshot: Option<u64>,
     exit_code: u8,
@@ -70,6 +77,8 @@ struct Object<'a> {
     unchanged_files: u64,
     changed_files: u64,
     directories: u64,
+    removed_files: u64,
+    removed_directories: u64,
     total_size: u64,
     stored_size: u64,
     duration_secs: f64,
@@ -78,11 +87,45 @@ struct Object<'a> {
     /// Of `verify` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreferenced_bytes: Option<u64>,
+    plan: Option<Plan<'a>>,
     workers: Workers<'a>,
     /// Always null so far.
     bottleneck: (),
     stages: Stages<'a>,
     errors: Vec<Failure<'a>>,
+}
+
+/// What the run works with, or would.
+#[derive(Serialize)]
+struct Plan<'a> {
+    workers: ByStage<'a>,
+    queue_depths: ByStage<'a>,
+    chunk_size: u32,
+    buffer_bytes: u64,
+    entries_in_flight: u64,
+    peak_memory_bytes: u64,
+}
+
+impl<'a> From<&'a PlanReport> for Plan<'a> {
+    fn from(plan: &'a PlanReport) -> Self {
+        Self {
+            workers: ByStage(&plan.workers),
+            queue_depths: ByStage(&plan.queue_depths),
+            chunk_size: plan.chunk_size,
+            buffer_bytes: plan.buffer_bytes,
+            entries_in_flight: plan.entries_in_flight,
+            peak_memory_bytes: plan.peak_memory_bytes,
+        }
+    }
+}
+
+/// Numbers by the name of the stage, in the order of the data.
+struct ByStage<'a>(&'a [(&'static str, usize)]);
+
+impl Serialize for ByStage<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
 }
 
 /// Threads by the name of the stage, in the order of the data.
@@ -197,14 +240,21 @@ mod tests {
     use super::*;
 
     fn parsed(report: &Report, error: Option<String>) -> Value {
-        let outcome = Outcome { command: "add", vault: Path::new("a.flint"), exit_code: 3, error, report };
+        let outcome =
+            Outcome { command: "add", dry_run: false, vault: Path::new("a.flint"), exit_code: 3, error, report };
         serde_json::from_str(&object(&outcome)).expect("it is JSON")
     }
 
     #[test]
     fn the_fields_are_those_of_the_contract_in_its_order() {
-        let outcome =
-            Outcome { command: "add", vault: Path::new("a"), exit_code: 0, error: None, report: &Report::default() };
+        let outcome = Outcome {
+            command: "add",
+            dry_run: false,
+            vault: Path::new("a"),
+            exit_code: 0,
+            error: None,
+            report: &Report::default(),
+        };
         let text = object(&outcome);
         let mut last = 0;
         for field in [
@@ -257,9 +307,30 @@ mod tests {
         assert_eq!(value["stages"]["read"]["busy_secs"], json!(0.4));
         assert_eq!(value["stages"]["read"]["service_us"]["p50"], json!(310.5));
         assert_eq!(value["throughput_bytes_per_sec"], json!(2000));
-        let text =
-            object(&Outcome { command: "add", vault: Path::new("a"), exit_code: 0, error: None, report: &report });
+        let text = object(&Outcome {
+            command: "add",
+            dry_run: false,
+            vault: Path::new("a"),
+            exit_code: 0,
+            error: None,
+            report: &report,
+        });
         assert!(text.contains(r#""workers":{"scan":1,"read":2,"compress":8}"#), "{text}");
+    }
+
+    #[test]
+    fn a_plan_is_there_where_the_report_has_one() {
+        let mut report = Report::default();
+        assert_eq!(parsed(&report, None)["plan"], Value::Null);
+        let mut plan = PlanReport::default();
+        plan.workers = vec![("scan", 1), ("read", 2)];
+        plan.queue_depths = vec![("read", 4)];
+        plan.chunk_size = 4 << 20;
+        report.plan = Some(plan);
+        let value = parsed(&report, None);
+        assert_eq!(value["plan"]["workers"], json!({"scan": 1, "read": 2}));
+        assert_eq!(value["plan"]["queue_depths"], json!({"read": 4}));
+        assert_eq!(value["plan"]["chunk_size"], json!(4 << 20));
     }
 
     #[test]

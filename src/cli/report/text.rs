@@ -7,31 +7,60 @@ use std::time::Duration;
 use flint_pipe::{Report, StageReport, format_rate, format_size};
 
 use crate::cli::escape;
+use crate::cli::report::plan;
 
-/// What `add` did.
-pub(crate) fn packed(vault: &Path, report: &Report) -> String {
-    let mut summary = Summary::new(&format!("added to {}", escape::path(vault)), report);
-    summary.counts("processed", report);
+/// What `add` did, or would do.
+pub(crate) fn packed(vault: &Path, dry_run: bool, report: &Report) -> String {
+    let vault = escape::path(vault);
+    let (title, done) = match dry_run {
+        true => (format!("would add to {vault}"), "would process"),
+        false => (format!("added to {vault}"), "processed"),
+    };
+    let mut summary = Summary::new(&title, dry_run, report);
+    summary.counts(done, report);
+    summary.removed(report);
     summary.line("total size", &format_size(report.total_size));
-    summary.line("stored", &format!("{}{}", format_size(report.stored_size), ratio(report)));
-    summary.performance(report);
-    summary.text
+    if !dry_run {
+        summary.line("stored", &format!("{}{}", format_size(report.stored_size), ratio(report)));
+    }
+    summary.end(dry_run, report)
 }
 
-/// What `extract` or `get` did.
-pub(crate) fn restored(vault: &Path, directory: &Path, report: &Report) -> String {
-    let title = format!("restored from {} to {}", escape::path(vault), escape::path(directory));
-    let mut summary = Summary::new(&title, report);
-    summary.counts("restored", report);
+/// What `extract` or `get` did, or would do.
+pub(crate) fn restored(vault: &Path, directory: &Path, dry_run: bool, report: &Report) -> String {
+    let places = format!("from {} to {}", escape::path(vault), escape::path(directory));
+    let (title, done) = match dry_run {
+        true => (format!("would restore {places}"), "would restore"),
+        false => (format!("restored {places}"), "restored"),
+    };
+    let mut summary = Summary::new(&title, dry_run, report);
+    summary.counts(done, report);
     summary.line("total size", &format_size(report.total_size));
-    summary.line("read", &format!("{} of the vault", format_size(report.stored_size)));
-    summary.performance(report);
+    if !dry_run {
+        summary.line("read", &format!("{} of the vault", format_size(report.stored_size)));
+    }
+    summary.end(dry_run, report)
+}
+
+/// What `remove` did, or would do.
+pub(crate) fn removed(vault: &Path, dry_run: bool, report: &Report) -> String {
+    let vault = escape::path(vault);
+    let title = if dry_run { format!("would remove from {vault}") } else { format!("removed from {vault}") };
+    let mut summary = Summary::new(&title, dry_run, report);
+    let files = count(report.removed_files, "file", "files");
+    let directories = count(report.removed_directories, "directory", "directories");
+    summary.line(if dry_run { "would remove" } else { "removed" }, &format!("{files}, {directories}"));
+    summary.errors(report);
+    if !dry_run {
+        summary.line("space", "comes back when the vault is rewritten, once no snapshot has them");
+        summary.line("duration", &seconds(report.duration));
+    }
     summary.text
 }
 
 /// What `verify` found.
 pub(crate) fn verified(vault: &Path, quick: bool, report: &Report) -> String {
-    let mut summary = Summary::new(&format!("verified {}", escape::path(vault)), report);
+    let mut summary = Summary::new(&format!("verified {}", escape::path(vault)), false, report);
     summary.counts("checked", report);
     let depth = if quick { ", the structure alone" } else { "" };
     summary.line("read", &format!("{} of the vault{depth}", format_size(report.stored_size)));
@@ -55,9 +84,10 @@ struct Summary {
 
 impl Summary {
     /// - `title`: what was done to what; the snapshot is added.
-    fn new(title: &str, report: &Report) -> Self {
+    fn new(title: &str, dry_run: bool, report: &Report) -> Self {
         let snapshot = report.snapshot.map(|number| format!(", snapshot {number}")).unwrap_or_default();
-        Self { text: format!("{title}{snapshot}\n") }
+        let nothing = if dry_run { " (dry run: nothing is written)" } else { "" };
+        Self { text: format!("{title}{snapshot}{nothing}\n") }
     }
 
     fn line(&mut self, name: &str, value: &str) {
@@ -77,11 +107,34 @@ impl Summary {
             0 => self.line("failed", &failed),
             changed => self.line("failed", &format!("{failed}, {changed} of them stored while changing")),
         }
-        // Directories and missing sources count as no file, and would go unnoticed here.
+        self.errors(report);
+    }
+
+    /// Directories and missing sources count as no file, and would go unnoticed among those.
+    fn errors(&mut self, report: &Report) {
         let errors = u64::try_from(report.errors.len()).unwrap_or(u64::MAX);
         if errors > report.failed_files {
             self.line("errors", &errors.to_string());
         }
+    }
+
+    /// What `--mirror` took out of the snapshot.
+    fn removed(&mut self, report: &Report) {
+        if report.removed_files + report.removed_directories > 0 {
+            let files = count(report.removed_files, "file", "files");
+            let directories = count(report.removed_directories, "directory", "directories");
+            self.line("removed", &format!("{files}, {directories}, gone from the sources"));
+        }
+    }
+
+    /// What it took, or the plan of what would be done.
+    fn end(mut self, dry_run: bool, report: &Report) -> String {
+        match &report.plan {
+            _ if !dry_run => self.performance(report),
+            Some(plan) => self.text.push_str(&plan::table(plan)),
+            None => {}
+        }
+        self.text
     }
 
     fn performance(&mut self, report: &Report) {
@@ -125,12 +178,10 @@ fn stage_table(stages: &[StageReport]) -> String {
     text
 }
 
-/// ` (76.8% of that)`, or nothing where there is no size to compare with.
+/// ` (76.8% of that)`, or nothing where there is no size to compare with, or so little that the names outweigh it.
 fn ratio(report: &Report) -> String {
-    if report.total_size == 0 {
-        return String::new();
-    }
-    format!(" ({:.1}% of that)", report.stored_size as f64 / report.total_size as f64 * 100.0)
+    let ratio = report.stored_size as f64 / report.total_size as f64;
+    if ratio.is_finite() && ratio < 10.0 { format!(" ({:.1}% of that)", ratio * 100.0) } else { String::new() }
 }
 
 fn count(number: u64, one: &str, many: &str) -> String {
@@ -185,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_summary_names_what_was_done() {
-        let text = packed(Path::new("a\n.flint"), &report());
+        let text = packed(Path::new("a\n.flint"), false, &report());
         for part in [
             "added to a\\x0a.flint, snapshot 3\n",
             "245 files, 1 directory\n",
@@ -200,12 +251,30 @@ mod tests {
 
     #[test]
     fn a_summary_fits_80_columns_and_its_table_is_aligned() {
-        let text = packed(Path::new("a.flint"), &report());
+        let text = packed(Path::new("a.flint"), false, &report());
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let widths: Vec<usize> =
             text.lines().skip_while(|line| !line.starts_with("  stage")).map(|line| line.chars().count()).collect();
         assert_eq!(widths[0], widths[1], "{text}");
         assert_eq!(widths[1], widths[2], "{text}");
+    }
+
+    #[test]
+    fn a_dry_run_says_what_would_be_done_and_with_what() {
+        let mut report = report();
+        report.plan = Some(flint_pipe::PlanReport::default());
+        report.removed_files = 2;
+        for text in [
+            packed(Path::new("v"), true, &report),
+            restored(Path::new("v"), Path::new("out"), true, &report),
+            removed(Path::new("v"), true, &report),
+        ] {
+            assert!(text.starts_with("would ") && text.contains("(dry run: nothing is written)\n"), "{text}");
+            assert!(!text.contains("duration") && text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        }
+        assert!(packed(Path::new("v"), true, &report).contains("peak memory"));
+        assert!(packed(Path::new("v"), false, &report).contains("removed       2 files, 0 directories"));
+        assert!(removed(Path::new("v"), false, &report).contains("removed       2 files, 0 directories"));
     }
 
     #[test]
@@ -232,7 +301,7 @@ mod tests {
 
     #[test]
     fn nothing_is_divided_by_an_empty_run() {
-        let text = packed(Path::new("a"), &Report::default());
+        let text = packed(Path::new("a"), false, &Report::default());
         assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
     }
 }
