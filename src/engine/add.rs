@@ -21,10 +21,10 @@ use crate::engine::catch_up;
 use crate::engine::commit::{Ready, about_this_run};
 use crate::engine::compare::{BaseWalk, Before, Compared, Comparison, Ordinals, places};
 use crate::engine::config::{Level, ReadMode};
-use crate::engine::fit::{Plan, fit_pack};
+use crate::engine::fit::{Plan, compress_context, fit_pack};
 use crate::engine::full_index::write_full_if_due;
 use crate::engine::indexer::{Announced, Deleted, Indexed, Indexer, Message};
-use crate::engine::observe::{Failed, Observer, Report, StageReport};
+use crate::engine::observe::{Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
 use crate::engine::plan::{Content, DELETED_WEIGHT, Decision, Planned, Planner};
 use crate::engine::run::{Phase, Run};
@@ -34,7 +34,7 @@ use crate::engine::stats::{WorkerStats, stage_report};
 use crate::engine::vault::{REPLACED, Vault, Writer};
 use crate::error::{Error, FileOp, Result};
 use crate::format::commit::{SNAPSHOT_PARTIAL, SnapshotRecord};
-use crate::format::entry::{Entry, EntryType};
+use crate::format::entry::{Entry, EntryPath, EntryType};
 use crate::format::index::BlockRef;
 use crate::format::tree::Tree;
 use crate::primitives::fs::StatKind;
@@ -77,6 +77,9 @@ impl Vault {
         let mut done = Done::default();
         let config = &options.pipeline;
         let (result, run) = Run::conduct("pack", &self.path, config, observer, |run| {
+            if options.dry_run {
+                return self.rehearse_add(run, sources, options, source, &mut done);
+            }
             self.warnings.iter().for_each(|warning| run.note(&self.path, warning.clone()));
             let writer = self.writer(run).inspect_err(|_| self.unmake_new())?;
             let result = self.add_locked(run, sources, options, source, &writer, &mut done);
@@ -88,6 +91,7 @@ impl Vault {
         });
         let mut report = run.into_report("add", std::mem::take(&mut done.stages));
         report.snapshot = done.snapshot;
+        report.plan = done.plan.take();
         let Indexed { failed, changed, bytes, .. } = done.indexed;
         let (files, directories) = done.handled();
         report.unchanged_files = done.unchanged.files;
@@ -124,16 +128,6 @@ impl Vault {
         base.warnings.iter().for_each(|warning| run.note(&self.path, warning.clone()));
         let plan = fit_pack(&options.pipeline, options.level)?;
         let effort = effort(options.level)?;
-        let roots = name_sources(sources, options.directory.as_deref())?;
-        let own = std::fs::metadata(&*self.path).map(|own| vec![(own.dev(), own.ino())]).unwrap_or_default();
-        let scan_options = ScanOptions {
-            workers: plan.scan,
-            exclude: options.exclude.clone(),
-            exclude_caches: options.exclude_caches,
-            one_file_system: options.one_file_system,
-            skip: own,
-            look_ahead: LOOK_AHEAD.min(usize::try_from(plan.entry_window).unwrap_or(LOOK_AHEAD)),
-        };
         let segment =
             SegmentWriter::new(Arc::clone(&base.storage), &self.path, &self.keys, &run.stop, run.config.lock_timeout)?;
         let mapping = match options.read_mode {
@@ -141,12 +135,9 @@ impl Vault {
             ReadMode::Mmap => Mapping::Always,
             ReadMode::Read => Mapping::Never,
         };
-        let places = places(&roots);
-        let scan = scan(roots, scan_options)?;
         let trees = base.trees(&base.commit)?;
-        let walk = (options.mirror || !options.force_read).then(|| base.merge(&trees)).transpose()?;
-        let walk = walk.map(|merge| BaseWalk::new(merge, places.clone()));
-        let comparison = Comparison::new(scan, walk);
+        let (comparison, places) = self.compare(sources, options, &plan, base, &trees)?;
+        done.plan = Some(plan.report(compress_context(options.level, plan.chunk_size), true));
         let pack = Pack { run, plan: &plan, effort, mapping, segment: &segment, source, base, trees: &trees, options };
         let mut compared = catch_up::Compared { trees: trees.clone(), places, ..catch_up::Compared::default() };
         let committed = self.commit_segment(run, base, &segment, || {
@@ -172,6 +163,33 @@ impl Vault {
         Ok(())
     }
 
+    /// Begins to scan the sources beside the base; answers also where in the vault they are.
+    pub(super) fn compare(
+        &self,
+        sources: &[PathBuf],
+        options: &AddOptions,
+        plan: &Plan,
+        base: &State,
+        trees: &[Arc<Tree>],
+    ) -> Result<(Comparison<Scan>, Vec<EntryPath>)> {
+        let roots = name_sources(sources, options.directory.as_deref())?;
+        let own = std::fs::metadata(&*self.path).map(|own| vec![(own.dev(), own.ino())]).unwrap_or_default();
+        let scan_options = ScanOptions {
+            workers: plan.scan,
+            exclude: options.exclude.clone(),
+            exclude_caches: options.exclude_caches,
+            one_file_system: options.one_file_system,
+            skip: own,
+            look_ahead: LOOK_AHEAD.min(usize::try_from(plan.entry_window).unwrap_or(LOOK_AHEAD)),
+        };
+        let places = places(&roots);
+        let scan = scan(roots, scan_options)?;
+        // Who reads everything, and drops nothing, need not know what the snapshot has.
+        let walk = (options.mirror || !options.force_read).then(|| base.merge(trees)).transpose()?;
+        let walk = walk.map(|merge| BaseWalk::new(merge, places.clone()));
+        Ok((Comparison::new(scan, walk), places))
+    }
+
     /// The run's delta, if the run came to anything.
     fn checked_delta(&self, done: &Done) -> Result<(BlockRef, u64)> {
         if done.handled() == (0, 0) && done.indexed.removed == (0, 0) {
@@ -183,30 +201,44 @@ impl Vault {
 
 /// What a run came to, filled in as it goes on.
 #[derive(Default)]
-struct Done {
+pub(super) struct Done {
     stages: Vec<StageReport>,
-    indexed: Indexed,
-    unchanged: Unchanged,
+    pub(super) plan: Option<PlanReport>,
+    pub(super) indexed: Indexed,
+    pub(super) unchanged: Unchanged,
     /// Sources and entries that could not even be looked at.
-    unseen: u64,
+    pub(super) unseen: u64,
     snapshot: Option<u64>,
     stored_size: u64,
 }
 
 impl Done {
     /// Entries but directories, and directories, that the new snapshot has as they are in the sources.
-    fn handled(&self) -> (u64, u64) {
+    pub(super) fn handled(&self) -> (u64, u64) {
         (self.indexed.files + self.unchanged.files, self.indexed.directories + self.unchanged.directories)
     }
 }
 
 /// Entries that the newest snapshot had already.
 #[derive(Default)]
-struct Unchanged {
+pub(super) struct Unchanged {
     files: u64,
     directories: u64,
     bytes: u64,
     ordinals: Ordinals,
+}
+
+impl Unchanged {
+    /// Counts one; `ordinal` is that of the entry it is the same as.
+    pub(super) fn count(&mut self, entry: &ScannedEntry, ordinal: u64) {
+        self.ordinals.insert(ordinal);
+        if entry.stat.kind == StatKind::Directory {
+            self.directories += 1;
+        } else {
+            self.files += 1;
+            self.bytes += entry.content_len();
+        }
+    }
 }
 
 fn effort(level: Level) -> Result<Effort> {
@@ -378,7 +410,7 @@ impl Front<'_, '_> {
                 Compared::Gone(before) if self.options.mirror => self.gone(*before.entry),
                 Compared::Gone(_) => continue,
                 Compared::Told(told) => {
-                    self.told(told);
+                    self.unseen.fetch_add(tell(self.run, told), Ordering::Relaxed);
                     Ok(())
                 }
             };
@@ -400,21 +432,6 @@ impl Front<'_, '_> {
         self.run.counters.all_known.store(true, Ordering::Relaxed);
         self.segment.expect_content(self.run.counters.bytes_known.load(Ordering::Relaxed));
         Ok((self.unchanged, stats.close()))
-    }
-
-    /// Passes on what the scan has to tell beside entries.
-    fn told(&self, told: Scanned) {
-        match told {
-            Scanned::Failed { path, error, .. } => {
-                // The entry itself is told of apart from what could not be learnt of it.
-                let is_part = matches!(error, Error::Io { op: FileOp::ListDirectory | FileOp::ReadXattr, .. });
-                self.unseen.fetch_add(u64::from(!is_part), Ordering::Relaxed);
-                self.run.entry_error(&path, &error);
-            }
-            Scanned::Note { path, message, .. } => self.run.note(&path, message),
-            // `Comparison` gives entries by another name.
-            Scanned::Entry(_) => {}
-        }
     }
 
     /// A name that the newest snapshot has, and that is there no longer.
@@ -456,15 +473,9 @@ impl Front<'_, '_> {
 
     /// Counts an entry that the newest snapshot has as it is.
     fn keep(&mut self, entry: &ScannedEntry, ordinal: u64) {
-        self.unchanged.ordinals.insert(ordinal);
-        if entry.stat.kind == StatKind::Directory {
-            self.unchanged.directories += 1;
-            return;
-        }
-        self.unchanged.files += 1;
-        self.unchanged.bytes += entry.content_len();
+        self.unchanged.count(entry, ordinal);
         let counters = &self.run.counters;
-        counters.files_done.fetch_add(1, Ordering::Relaxed);
+        counters.files_done.fetch_add(u64::from(entry.stat.kind != StatKind::Directory), Ordering::Relaxed);
         counters.bytes_done.fetch_add(entry.content_len(), Ordering::Relaxed);
     }
 
@@ -482,6 +493,24 @@ impl Front<'_, '_> {
         self.to_indexer.send(message).map_err(|_| Ending)?;
         self.jobs.waits.output += sending.elapsed();
         Ok(())
+    }
+}
+
+/// Passes on what a scan has to tell beside entries; answers how many entries could not be looked at, 0 or 1.
+pub(super) fn tell(run: &Run<'_>, told: Scanned) -> u64 {
+    match told {
+        Scanned::Failed { path, error, .. } => {
+            // The entry itself is told of apart from what could not be learnt of it.
+            let is_part = matches!(error, Error::Io { op: FileOp::ListDirectory | FileOp::ReadXattr, .. });
+            run.entry_error(&path, &error);
+            u64::from(!is_part)
+        }
+        Scanned::Note { path, message, .. } => {
+            run.note(&path, message);
+            0
+        }
+        // `Comparison` gives entries by another name.
+        Scanned::Entry(_) => 0,
     }
 }
 

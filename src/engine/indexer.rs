@@ -79,6 +79,20 @@ pub(crate) struct Indexed {
     pub(crate) removed: (u64, u64),
 }
 
+impl Indexed {
+    /// Counts an entry that is stored, with so many bytes of content.
+    pub(crate) fn count(&mut self, is_directory: bool, bytes: u64) {
+        *(if is_directory { &mut self.directories } else { &mut self.files }) += 1;
+        self.bytes += bytes;
+    }
+
+    /// Counts a name that is deleted.
+    pub(crate) fn count_removed(&mut self, is_directory: bool) {
+        let (files, directories) = &mut self.removed;
+        *(if is_directory { directories } else { files }) += 1;
+    }
+}
+
 /// A part that has arrived, with its record.
 type ArrivedPart = (Option<RecordPlace>, PartDone);
 
@@ -219,8 +233,7 @@ impl<'r, 'c> Indexer<'r, 'c> {
     }
 
     fn delete(&mut self, Deleted { path, is_directory, permit }: Deleted) -> Result<()> {
-        let (files, directories) = &mut self.indexed.removed;
-        *(if is_directory { directories } else { files }) += 1;
+        self.indexed.count_removed(is_directory);
         let mut sink = self.segment;
         self.writer.push(&Item::Delete(path), &mut sink)?;
         drop(permit);
@@ -263,13 +276,8 @@ impl<'r, 'c> Indexer<'r, 'c> {
                 self.run.entry_failed(&entry.path, kind, message);
             }
             Ok(content) => {
-                if is_directory {
-                    self.indexed.directories += 1;
-                } else {
-                    self.indexed.files += 1;
-                    self.indexed.changed += u64::from(content.changed);
-                }
-                self.indexed.bytes += content.size;
+                self.indexed.count(is_directory, content.size);
+                self.indexed.changed += u64::from(content.changed);
                 let stored = self.entry(entry, content, link);
                 let mut sink = self.segment;
                 self.writer.push(&Item::Put(Box::new(stored)), &mut sink)?;

@@ -280,3 +280,32 @@ fn files_of_a_pseudo_file_system_are_always_read() {
         assert!(bytes_read(&second) > 0);
     });
 }
+
+#[test]
+fn a_dry_run_says_what_would_be_stored_and_writes_nothing() {
+    within(60, || {
+        let tree = settled_tree();
+        let disk = Disk::new();
+        let vault = vault_in(disk.dir());
+        let first = add(&vault, tree.root(), &["t"]);
+        tree.file("t/d1/small1", "something else");
+        std::fs::remove_file(tree.path("t/empty")).unwrap();
+        let before = disk.bytes().unwrap();
+        let mut options = simple();
+        (options.dry_run, options.mirror) = (true, true);
+        let report = add_with(&vault, tree.root(), &["t"], options.clone()).unwrap();
+        assert!(disk.bytes().unwrap() == before);
+        assert_eq!((report.total_files, report.unchanged_files, report.removed_files), (FILES - 1, FILES - 2, 1));
+        assert_eq!((report.snapshot, report.stored_size), (None, 0));
+        assert_eq!(report.total_size, first.total_size - 1000 + 14);
+        let plan = report.plan.expect("a dry run says what it would work with");
+        assert_eq!(plan.chunk_size, 256 << 10);
+        assert!(plan.peak_memory_bytes > plan.buffer_bytes);
+
+        options.dry_run = false;
+        let real = add_with(&vault, tree.root(), &["t"], options).unwrap();
+        assert_eq!(real.plan, Some(plan), "what was foretold is what is done");
+        assert_eq!((real.total_files, real.unchanged_files), (report.total_files, report.unchanged_files));
+        assert_eq!((real.removed_files, real.total_size), (report.removed_files, report.total_size));
+    });
+}
