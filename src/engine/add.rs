@@ -551,3 +551,6 @@ impl Waits {
         budget + output
     }
 }
+
+#[cfg(test)]
+mod tests;

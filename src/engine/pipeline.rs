@@ -178,3 +178,158 @@ where
     }
     Ok(stats)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Condvar, Mutex};
+
+    use crossbeam::channel::{bounded, unbounded};
+
+    use super::*;
+    use crate::engine::config::PipelineConfig;
+
+    impl Weighed for u64 {
+        fn bytes(&self) -> u64 {
+            1
+        }
+    }
+
+    /// Lets nobody on before so many have come.
+    struct Meeting {
+        wanted: usize,
+        there: Mutex<usize>,
+        changed: Condvar,
+    }
+
+    impl Meeting {
+        fn of(wanted: usize) -> Self {
+            Self { wanted, there: Mutex::new(0), changed: Condvar::new() }
+        }
+
+        /// Whether all came while there was still patience.
+        fn attend(&self) -> bool {
+            let mut there = self.there.lock().unwrap();
+            *there += 1;
+            self.changed.notify_all();
+            let waited = self.changed.wait_timeout_while(there, Duration::from_secs(30), |there| *there < self.wanted);
+            !waited.unwrap().1.timed_out()
+        }
+    }
+
+    struct Meet<'m>(&'m Meeting);
+
+    impl Stage for Meet<'_> {
+        type In = u64;
+        type Out = u64;
+        const NAME: &'static str = "meet";
+        fn process(&mut self, item: u64, emit: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+            if !self.0.attend() {
+                return Err(Error::Usage("the others never came".to_owned()));
+            }
+            emit(item)
+        }
+    }
+
+    fn conduct<T>(work: impl FnOnce(&Run<'_>) -> Result<T>) -> Result<T> {
+        Run::conduct("test", Path::new("v"), &PipelineConfig::default(), &(), work).0
+    }
+
+    #[test]
+    fn a_stage_of_so_many_workers_has_so_many_at_work_at_once() {
+        for count in [1, 2, 5, 16] {
+            let meeting = Meeting::of(count);
+            let make = || Ok(Meet(&meeting));
+            let worked = conduct(|run| {
+                let stats = std::thread::scope(|scope| {
+                    let (to_stage, input) = bounded(count);
+                    let (output, done) = unbounded();
+                    let stage = spawn_stage(scope, run, count, &make, input, output)?;
+                    for item in 0..count as u64 {
+                        to_stage.send(Envelope { item, permit: None }).expect("the workers are there");
+                    }
+                    drop(to_stage);
+                    assert_eq!(done.iter().count(), count);
+                    Ok::<_, Error>(stage.join().1)
+                })?;
+                run.check()?;
+                Ok(stats)
+            });
+            let stats = worked.unwrap();
+            assert_eq!(stats.len(), count);
+            assert!(stats.iter().all(|worker| worker.items == 1), "each had one in its hands when all had");
+        }
+    }
+
+    /// Passes items on until it is told to fail, in one way or another.
+    struct Link<'l> {
+        fails_at: Option<u64>,
+        panics: bool,
+        alive: &'l AtomicUsize,
+    }
+
+    impl Stage for Link<'_> {
+        type In = u64;
+        type Out = u64;
+        const NAME: &'static str = "link";
+        fn process(&mut self, item: u64, emit: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
+            if self.fails_at == Some(item) {
+                assert!(!self.panics, "a defect");
+                return Err(Error::Usage("this stage failed".to_owned()));
+            }
+            emit(item)
+        }
+    }
+
+    impl Drop for Link<'_> {
+        fn drop(&mut self) {
+            self.alive.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn whichever_stage_fails_or_panics_all_workers_end_and_the_cause_is_kept() {
+        const STAGES: usize = 4;
+        for failing in 0..STAGES {
+            for (panics, fails_at) in [(false, 0), (false, 500), (true, 0), (true, 500)] {
+                let alive = AtomicUsize::new(0);
+                let make = |stage: usize| {
+                    let alive = &alive;
+                    move || {
+                        alive.fetch_add(1, Ordering::Relaxed);
+                        let fails_at = (stage == failing).then_some(fails_at);
+                        Ok(Link { fails_at, panics, alive })
+                    }
+                };
+                let makers: [_; STAGES] = std::array::from_fn(make);
+                let result = conduct(|run| {
+                    std::thread::scope(|scope| {
+                        let (to_first, mut input) = bounded(2);
+                        let mut stages = Vec::new();
+                        for make in &makers {
+                            let (output, next) = bounded(2);
+                            stages.push(spawn_stage(scope, run, 3, make, std::mem::replace(&mut input, next), output)?);
+                        }
+                        let feeder = scope.spawn(move || {
+                            // Endless: only that nobody takes them any more ends it.
+                            (0_u64..).find(|&item| to_first.send(Envelope { item, permit: None }).is_err())
+                        });
+                        input.iter().for_each(drop);
+                        drop(input);
+                        feeder.join().expect("it sends until it cannot");
+                        stages.into_iter().for_each(|stage| drop(stage.join()));
+                        Ok::<_, Error>(())
+                    })?;
+                    run.check()
+                });
+                let error = result.expect_err("a stage failed");
+                match panics {
+                    false => assert!(matches!(&error, Error::Usage(what) if what == "this stage failed"), "{error}"),
+                    true => assert!(matches!(&error, Error::WorkerPanicked { stage: "link", .. }), "{error}"),
+                }
+                assert_eq!(alive.load(Ordering::Relaxed), 0, "no stage outlives its run");
+            }
+        }
+    }
+}
