@@ -131,6 +131,7 @@ fn results_of_success_are_as_the_schema_says() {
     let place = Place::new();
     place.file("d/one", b"the first").file("d/two", &[b'x'; 5000]).file("d/sub/three", b"");
     let mut stages = Vec::new();
+    let mut plans = 0;
     for line in [
         "create -v v --json",
         "add -v v -s d --json",
@@ -141,14 +142,35 @@ fn results_of_success_are_as_the_schema_says() {
         "verify -v v --json",
         "verify -v v --quick --json",
         "verify -v v --at 1 --json",
+        "add -v v -s d/one --mirror --json",
+        "remove -v v -t d/two -t d/sub --json",
+        "create -v w --dry-run --json",
+        "add -v v -s d --dry-run --json",
+        "add -v w -s d --dry-run --json",
+        "extract -v v -o dry -n --json",
+        "get -v v -t d/one -o dry -n --json",
+        "remove -v v -t d/one -n --json",
     ] {
+        let before = place.path("v").exists().then(|| place.bytes("v"));
         let result = place.result(line, 0);
         stages.extend(result["stages"].as_object().expect("an object").keys().cloned());
-        assert_eq!(
-            result.get("unreferenced_bytes").is_some(),
-            line.starts_with("verify -v v --") && !line.contains("--at")
-        );
+        let is_dry = line.contains("-n ") || line.contains("--dry-run");
+        assert_eq!(result["dry_run"], is_dry, "{line}");
+        assert!(!is_dry || before.is_some_and(|before| before == place.bytes("v")), "{line}: the vault has changed");
+        if is_dry && ["add", "extract", "get"].iter().any(|command| line.starts_with(command)) {
+            plans += 1;
+            assert!(result["plan"].is_object(), "{line}");
+        }
+        if !is_dry {
+            let is_expected = line.starts_with("verify") && !line.contains("--at");
+            assert_eq!(result.get("unreferenced_bytes").is_some(), is_expected, "{line}");
+        }
+        if line.starts_with("remove") {
+            assert_ne!(result["removed_files"], 0, "{line}");
+        }
     }
+    assert_eq!(plans, 4);
+    assert!(!place.path("w").exists() && !place.path("dry").exists());
     // Nothing of the schema about stages was passed over because there were none.
     for stage in ["scan", "read", "compress", "encrypt", "write", "plan", "decrypt", "decompress"] {
         assert!(stages.iter().any(|name| name == stage), "{stage}");
@@ -301,7 +323,7 @@ fn snapshots_are_as_the_schema_says() {
 #[test]
 fn a_result_with_a_field_too_few_too_many_or_of_another_type_is_refused() {
     let place = Place::with_vault();
-    let optional = ["unreferenced_bytes", "removed_files", "removed_directories", "dry_run", "plan", "path_bytes"];
+    let optional = ["unreferenced_bytes", "path_bytes"];
     for (line, status) in
         [("add -v v -s d -s missing --json", 3), ("verify -v v --json", 0), ("extract -v v -o out --json", 0)]
     {
