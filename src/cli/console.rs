@@ -46,6 +46,11 @@ impl Console {
         self.line(&format!("flint-pipe: {message}\n"));
     }
 
+    /// A line as it is.
+    pub(crate) fn plain(&self, line: &str) {
+        self.line(&format!("{line}\n"));
+    }
+
     fn line(&self, line: &str) {
         // Nobody can be told that standard error is gone. Colours are taken out where nobody would see them.
         self.bar.suspend(|| {

@@ -24,11 +24,13 @@ mod restore;
 mod session;
 mod signals;
 mod stdout;
+mod usage;
 mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::cli::console::Console;
@@ -98,13 +100,29 @@ fn dispatch(command: Command) -> Status {
 
 /// Answers arguments that clap did not turn into a command: help and version among them.
 fn refuse(error: &clap::Error, args: &[OsString]) -> Status {
+    let console = Console::new(None);
     if let Some(word) = not_yet::word(error, args) {
-        Console::new(None).error(&format!("not yet: {word}"));
+        console.error(&format!("not yet: {word}"));
         return Status::Usage;
     }
-    // Whoever closed standard output or error does not want to read it.
-    let _ = error.print();
-    if error.use_stderr() { Status::Usage } else { Status::Done }
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match stdout::checked(error.print()) {
+            Ok(()) => Status::Done,
+            Err(error) => {
+                console.error(&message::shown(&error));
+                Status::of_kind(error.kind())
+            }
+        },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Nobody can be told that standard error is gone.
+            let _ = error.print();
+            Status::Usage
+        }
+        _ => {
+            usage::tell(error, &console);
+            Status::Usage
+        }
+    }
 }
 
 #[cfg(test)]
