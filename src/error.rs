@@ -229,6 +229,8 @@ pub enum Error {
         vault: PathBuf,
         /// The number asked for.
         number: u64,
+        /// The newest that it has; `None` if it has none at all.
+        newest: Option<u64>,
     },
     /// No entry of the snapshot has this name.
     #[error("no such entry: {name}")]

@@ -10,9 +10,9 @@ use crate::cli::args::{
 };
 use crate::cli::exit::Status;
 use crate::cli::patterns::Excludes;
-use crate::cli::rehearsal;
 use crate::cli::report::text;
 use crate::cli::session::Session;
+use crate::cli::{message, rehearsal};
 
 /// Pack files and directories into a vault
 #[derive(Debug, clap::Args)]
@@ -71,6 +71,17 @@ pub(crate) fn run(args: &Args) -> Status {
     let dry_run = args.dry_run.dry_run;
     let session = Session::reporting("add", &args.vault.path, args.output, dry_run);
     let outcome = add(args, &session);
+    let report = match &outcome {
+        Ok(report) => report,
+        Err(failed) => &failed.report,
+    };
+    let base = args.directory.as_deref().unwrap_or(Path::new(""));
+    let sources: Vec<PathBuf> = args.source.iter().map(|source| base.join(source)).collect();
+    if !report.is_complete() {
+        for hint in message::hints_of_report(report, sources.iter().map(PathBuf::as_path)) {
+            session.hint(&hint);
+        }
+    }
     session.finish(&outcome, |report| text::packed(&args.vault.path, dry_run, report))
 }
 

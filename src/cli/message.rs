@@ -1,11 +1,15 @@
 //! An error in words: what failed, on which path, why, and what there is to do about it.
 
 use std::error::Error as _;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use flint_pipe::{EntryError, Error, ErrorKind};
+use flint_pipe::{EntryError, EntryErrorKind, Error, Report};
 
-use crate::cli::escape;
+use crate::cli::{escape, nearest};
+
+/// What to do where the system does not allow something.
+const NOT_PERMITTED: &str = "the owner of the file, or root, may be allowed to do that";
 
 /// `WHAT: PATH: WHY`: the error, then each of its causes that it does not say itself. As it is, for programs to read.
 pub(crate) fn plain(error: &Error) -> String {
@@ -44,11 +48,19 @@ pub(crate) fn entry(error: &EntryError) -> String {
     }
 }
 
-/// What can be done about an error, where something can.
+/// What can be done about an error, a line each.
 ///
 /// - `password_from`: where the password was taken from, if it was.
-pub(crate) fn hint(error: &Error, vault: &Path, password_from: Option<&str>) -> Option<String> {
-    let vault = escape::path(vault);
+pub(crate) fn hints(error: &Error, vault: &Path, password_from: Option<&str>) -> Vec<String> {
+    let there_is = match error {
+        Error::NoVault(path) => nearest::vault(path).map(|there| format!("there is {}", escape::path(&there))),
+        _ => None,
+    };
+    there_is.into_iter().chain(remedy(error, &escape::path(vault), password_from)).collect()
+}
+
+/// - `vault`: escaped.
+fn remedy(error: &Error, vault: &str, password_from: Option<&str>) -> Option<String> {
     match error {
         Error::NoVault(_) => Some(format!("flint-pipe create -v {vault} makes one")),
         Error::Exists(_) => Some("choose another name; flint-pipe add packs into a vault that is there".to_owned()),
@@ -56,12 +68,33 @@ pub(crate) fn hint(error: &Error, vault: &Path, password_from: Option<&str>) -> 
         Error::Locked(_) => Some("--lock-timeout 10m waits longer; without the option there is no limit".to_owned()),
         Error::Deadline(_) => Some("--timeout sets the deadline".to_owned()),
         Error::Stalled { .. } => Some("--stall-timeout sets how long is too long, 0 for never".to_owned()),
-        Error::NoSnapshot { .. } => Some(format!("flint-pipe list -v {vault} --snapshots names them")),
+        Error::NoSnapshot { newest: None, .. } => Some(format!("{vault} has no snapshot yet")),
+        Error::NoSnapshot { newest: Some(newest), .. } => {
+            Some(format!("the newest is {newest}; flint-pipe list -v {vault} --snapshots names them"))
+        }
+        Error::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => Some(NOT_PERMITTED.to_owned()),
         Error::NoEntry { nearest: Some(nearest), .. } => Some(format!("there is {}", escape::text(nearest))),
         Error::NoEntry { nearest: None, .. } => Some(format!("flint-pipe list -v {vault} names them all")),
-        error if error.kind() == ErrorKind::Unsupported => Some("a newer flint-pipe made this vault".to_owned()),
+        Error::Unsupported { .. } => Some("a newer flint-pipe made this vault".to_owned()),
         _ => None,
     }
+}
+
+/// What can be done about what a run could not do with single entries, each kind of it once.
+///
+/// - `sources`: the files and directories that were named, where they were to be read.
+pub(crate) fn hints_of_report<'a>(report: &Report, sources: impl Iterator<Item = &'a Path>) -> Vec<String> {
+    let mut hints = Vec::new();
+    for source in sources {
+        let missing = std::fs::symlink_metadata(source).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        if let (true, Some(there)) = (missing, nearest::file(source)) {
+            hints.push(format!("there is {}", escape::path(&there)));
+        }
+    }
+    if report.errors.iter().any(|error| error.kind == EntryErrorKind::PermissionDenied) {
+        hints.push(NOT_PERMITTED.to_owned());
+    }
+    hints
 }
 
 /// The path that the error's own message names.
@@ -95,7 +128,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt as _;
     use std::path::PathBuf;
 
-    use flint_pipe::{EntryErrorKind, FileOp};
+    use flint_pipe::FileOp;
 
     use super::*;
 
@@ -128,9 +161,21 @@ mod tests {
     }
 
     #[test]
+    fn what_single_entries_met_is_explained_once() {
+        let mut report = Report::default();
+        assert!(hints_of_report(&report, std::iter::empty()).is_empty());
+        for name in ["a", "b"] {
+            let kind = EntryErrorKind::PermissionDenied;
+            report.errors.push(EntryError { path: name.into(), kind, message: "cannot open: no".into() });
+        }
+        let sources = ["Cargo.tom", "src", "nothing-like-it"].map(Path::new);
+        assert_eq!(hints_of_report(&report, sources.into_iter()), ["there is Cargo.toml", NOT_PERMITTED]);
+    }
+
+    #[test]
     fn hints_name_what_to_do() {
         let vault = Path::new("a.flint");
-        let hint = |error: &Error| hint(error, vault, Some("FLINT_PASSWORD"));
+        let hint = |error: &Error| hints(error, vault, Some("FLINT_PASSWORD")).pop();
         assert_eq!(hint(&Error::NoVault(vault.into())).as_deref(), Some("flint-pipe create -v a.flint makes one"));
         assert_eq!(
             hint(&Error::WrongPassword(vault.into())).as_deref(),
@@ -139,5 +184,10 @@ mod tests {
         let missing = Error::NoEntry { name: "Makfile".into(), nearest: Some("Makefile".into()) };
         assert_eq!(hint(&missing).as_deref(), Some("there is Makefile"));
         assert_eq!(hint(&Error::Interrupted), None);
+        let snapshot = |newest| hint(&Error::NoSnapshot { vault: vault.into(), number: 9, newest }).expect("a hint");
+        assert_eq!(snapshot(Some(3)), "the newest is 3; flint-pipe list -v a.flint --snapshots names them");
+        assert_eq!(snapshot(None), "a.flint has no snapshot yet");
+        let denied = Error::io(FileOp::Open, vault, io::Error::from(ErrorKind::PermissionDenied));
+        assert_eq!(hint(&denied).as_deref(), Some(NOT_PERMITTED));
     }
 }

@@ -13,6 +13,7 @@ mod info;
 mod list;
 mod man;
 mod message;
+mod nearest;
 mod not_yet;
 mod password;
 mod patterns;

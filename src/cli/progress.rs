@@ -116,7 +116,7 @@ impl Observer for Listener {
             }
             Notice::WaitingForLock { vault } => {
                 self.heard().waits_for_lock = true;
-                self.console.note(&format!("waiting for another process to unlock: {}", escape::path(vault)));
+                self.console.note(&format!("waiting for the vault's lock, held by another process: {}", escape::path(vault)));
             }
             _ => {}
         }

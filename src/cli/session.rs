@@ -94,6 +94,11 @@ impl Session {
         self.listener.console().note(message);
     }
 
+    /// Says what can be done about something that was told already.
+    pub(crate) fn hint(&self, message: &str) {
+        self.listener.console().hint(message);
+    }
+
     /// Whether there is anything at the vault's path; asked before the password is.
     pub(crate) fn vault_exists(&self) -> Result<bool, Error> {
         match std::fs::symlink_metadata(&self.vault) {
@@ -282,7 +287,7 @@ impl Session {
     fn tell(&self, error: &Error) {
         let console = self.listener.console();
         console.error(&message::shown(error));
-        if let Some(hint) = message::hint(error, &self.vault, self.password_from.get().copied()) {
+        for hint in message::hints(error, &self.vault, self.password_from.get().copied()) {
             console.hint(&hint);
         }
     }

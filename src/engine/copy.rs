@@ -77,7 +77,8 @@ fn copy_file(
     let (commit, trees) = trees_at(state, options.at)?;
     let mut selection = Selection::new(state, &trees, &[path.to_owned()])?;
     let Some((tree, entry)) = selection.next()? else {
-        return Err(Error::NoEntry { name: path.display().to_string(), nearest: None });
+        let no_entry = || Error::NoEntry { name: path.display().to_string(), nearest: None };
+        return Err(selection.no_entry().unwrap_or_else(no_entry));
     };
     if entry.entry_type != EntryType::File {
         return Err(Error::Refused { what: "only files can be written to standard output", path: path.to_owned() });

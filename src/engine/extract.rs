@@ -14,6 +14,7 @@ use crossbeam::channel::{Sender, bounded};
 use crate::engine::api::ExtractOptions;
 use crate::engine::budget::Budget;
 use crate::engine::fit::{Plan, UNPACK_CONTEXT, fit_unpack};
+use crate::engine::nearest::nearest;
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
 use crate::engine::rehearse::rehearse;
@@ -97,6 +98,7 @@ impl Vault {
         if options.dry_run {
             let (selection, selected) = rehearse(run, selection, destination, policy, tally)?;
             done.end_of_selection(run, selection.unmatched(), selected);
+            done.look_for_nearest(state, &trees);
             return Ok(());
         }
         let sink = Arc::new(Told::default());
@@ -113,6 +115,7 @@ impl Vault {
         }
         telling.pass_on();
         result?;
+        done.look_for_nearest(state, &trees);
         opened.sync().map_err(|error| Error::io(FileOp::Sync, destination, error))
     }
 }
@@ -134,6 +137,8 @@ struct Done {
     read_bytes: u64,
     plan: Option<PlanReport>,
     unmatched: Vec<EntryPath>,
+    /// What the first of these may have been meant to be.
+    nearest: Option<String>,
     selected: u64,
 }
 
@@ -150,13 +155,20 @@ impl Done {
         }
     }
 
+    /// For the hint, where none of the names stood for anything.
+    fn look_for_nearest(&mut self, state: &State, trees: &[Arc<Tree>]) {
+        if let (0, Some(name), Ok(mut merge)) = (self.selected, self.unmatched.first(), state.merge(trees)) {
+            self.nearest = nearest(&mut merge, name);
+        }
+    }
+
     /// Whether a run that came to its end did anything of what was asked.
     fn outcome(&self, destination: &Path, options: &ExtractOptions, report: &Report) -> Result<()> {
         if self.selected == 0 {
             let unmatched = self.unmatched.first().map(|name| name.as_path().display().to_string());
             let name = unmatched.or_else(|| (!options.include.is_empty()).then(|| options.include.join(", ")));
             if let Some(name) = name {
-                return Err(Error::NoEntry { name, nearest: None });
+                return Err(Error::NoEntry { name, nearest: self.nearest.clone() });
             }
         }
         let nothing = report.successful_files + report.directories == 0;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::engine::api::{ListEntry, ListOptions};
 use crate::engine::select::{Selection, trees_at};
 use crate::engine::vault::Vault;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::entry::{Entry, EntryType};
 
 /// The entries that `list` answers, in the order of the index: a directory before what is in it.
@@ -20,8 +20,8 @@ impl Vault {
     /// The entries of a snapshot.
     ///
     /// # Errors
-    /// [`Error::NoSnapshot`], [`Error::Damaged`]; the iterator ends after its first error. A name in `options.paths` that
-    /// stands for nothing is an [`Error::NoEntry`] at the end.
+    /// [`Error::NoSnapshot`](crate::Error::NoSnapshot), [`Error::Damaged`](crate::Error::Damaged); the iterator ends after its first error. A name in `options.paths` that
+    /// stands for nothing is an [`Error::NoEntry`](crate::Error::NoEntry) at the end.
     pub fn list(&self, options: &ListOptions) -> Result<Entries> {
         let state = self.reader(false)?;
         let (_, trees) = trees_at(&state, options.at)?;
@@ -40,10 +40,7 @@ impl Iterator for Entries {
             Ok(Some((_, entry))) => Some(Ok(list_entry(*entry))),
             Ok(None) => {
                 self.failed = true;
-                self.selection
-                    .unmatched()
-                    .first()
-                    .map(|name| Err(Error::NoEntry { name: name.as_path().display().to_string(), nearest: None }))
+                self.selection.no_entry().map(Err)
             }
             Err(error) => {
                 self.failed = true;

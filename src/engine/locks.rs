@@ -11,8 +11,29 @@ use crate::primitives::storage::{Lock, LockMode, Storage};
 
 /// The first and the longest pause between two tries.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
-/// How long a wait may go on unmentioned.
-const QUIET: Duration = Duration::from_millis(500);
+/// How long a wait goes on before it is mentioned, and before it is mentioned again.
+const MENTIONS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// When a wait is to be mentioned.
+struct Mentions {
+    /// The time waited at which the next is due.
+    due: Duration,
+}
+
+impl Mentions {
+    fn new() -> Self {
+        Self { due: MENTIONS.0 }
+    }
+
+    /// Whether one is due after so long.
+    fn is_due(&mut self, waited: Duration) -> bool {
+        let is_due = waited >= self.due;
+        if is_due {
+            self.due = waited + MENTIONS.1;
+        }
+        is_due
+    }
+}
 
 /// A lock that is held; given back when dropped.
 pub(crate) struct Held {
@@ -21,7 +42,8 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Waits for the lock as long as the run's configuration allows; says so once when it takes longer than a moment.
+    /// Waits for the lock as long as the run's configuration allows; says so when it takes longer than a moment, and
+    /// again every half a minute.
     pub(crate) fn take(
         run: &Run<'_>,
         vault: &Path,
@@ -31,7 +53,7 @@ impl Held {
     ) -> Result<Self> {
         let began = Instant::now();
         let mut pause = PAUSES.0;
-        let mut mentioned = false;
+        let mut mentions = Mentions::new();
         loop {
             if let Some(held) = Self::try_take(vault, storage, lock, mode)? {
                 return Ok(held);
@@ -39,8 +61,7 @@ impl Held {
             if run.config.lock_timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
                 return Err(Error::Locked(vault.to_owned()));
             }
-            if !mentioned && began.elapsed() >= QUIET {
-                mentioned = true;
+            if mentions.is_due(began.elapsed()) {
                 run.observer.notice(&Notice::WaitingForLock { vault: vault.to_owned() });
             }
             run.check()?;
@@ -65,5 +86,18 @@ impl Drop for Held {
     fn drop(&mut self) {
         // A lock that cannot be given back dies with the file's description.
         let _ = self.storage.unlock(self.lock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_mentioned_after_a_second_and_then_every_half_a_minute() {
+        let mut mentions = Mentions::new();
+        let mentioned: Vec<u64> =
+            (0..100_000).step_by(50).filter(|&ms| mentions.is_due(Duration::from_millis(ms))).collect();
+        assert_eq!(mentioned, [1_000, 31_000, 61_000, 91_000]);
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod full_index;
 pub(crate) mod indexer;
 pub(crate) mod list;
 pub(crate) mod locks;
+pub(crate) mod nearest;
 pub(crate) mod observe;
 pub(crate) mod pipeline;
 pub(crate) mod plan;

@@ -112,8 +112,8 @@ impl Removed {
                 removed.names.push((entry.path, entry.entry_type));
             }
         }
-        if let (true, Some(name)) = (removed.names.is_empty(), selection.unmatched().first()) {
-            return Err(Error::NoEntry { name: name.as_path().display().to_string(), nearest: None });
+        if let (true, Some(error)) = (removed.names.is_empty(), selection.no_entry()) {
+            return Err(error);
         }
         for name in selection.unmatched() {
             let message = "the newest snapshot has no such entry".to_owned();

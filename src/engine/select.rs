@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::engine::nearest::nearest;
 use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::format::commit::Commit;
@@ -66,6 +67,13 @@ impl Selection {
             self.merge.seek(&name)?;
             self.current = Some((name, false));
         }
+    }
+
+    /// The error for the first name that stood for nothing, once the selection has ended.
+    pub(crate) fn no_entry(&mut self) -> Option<Error> {
+        let name = self.unmatched.first()?;
+        let nearest = nearest(&mut self.merge, name);
+        Some(Error::NoEntry { name: name.as_path().display().to_string(), nearest })
     }
 
     /// Names that stood for nothing, once the selection has ended.

@@ -303,12 +303,15 @@ impl State {
     /// The commit that made snapshot `number`.
     pub(crate) fn snapshot(&self, number: u64) -> Result<Commit> {
         let mut commit = self.commit.clone();
+        let mut newest = None;
         loop {
-            if commit.snapshot.as_ref().is_some_and(|snapshot| snapshot.number == number) {
+            let found = commit.snapshot.as_ref().map(|snapshot| snapshot.number);
+            if found == Some(number) {
                 return Ok(commit);
             }
-            commit =
-                self.previous(&commit)?.ok_or_else(|| Error::NoSnapshot { vault: self.vault.to_path_buf(), number })?;
+            newest = newest.or(found);
+            let missing = || Error::NoSnapshot { vault: self.vault.to_path_buf(), number, newest };
+            commit = self.previous(&commit)?.ok_or_else(missing)?;
         }
     }
 
