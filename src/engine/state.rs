@@ -239,7 +239,12 @@ impl BlockSource for MetaReader {
     fn get(&self, segment: &SegmentSalt, kind: RecordKind, block: &BlockRef) -> Result<Vec<u8>> {
         let max = if kind == RecordKind::TreeHead { MAX_PLAIN_LEN } else { MAX_BLOCK_PLAIN };
         let framed = self.framed(block, max)?;
-        self.open(segment, kind, block, &framed)
+        let plain = self.open(segment, kind, block, &framed)?;
+        // A few packed bytes may hold more than the place could.
+        if plain.len() > max as usize {
+            return Err(self.malformed(block, Malformation::Field { structure: "index block", field: "plain length" }));
+        }
+        Ok(plain)
     }
 
     fn malformed(&self, block: &BlockRef, why: Malformation) -> Error {
@@ -323,7 +328,13 @@ impl State {
     /// Opens one tree of a commit.
     pub(crate) fn tree(&self, commit: &Commit, tree: &TreeRef) -> Result<Arc<Tree>> {
         let segment = commit.segments[tree.segment as usize].clone();
-        Ok(Arc::new(Tree::open(Arc::clone(&self.reader) as Arc<dyn BlockSource>, segment, &tree.head)?))
+        let opened = Tree::open(Arc::clone(&self.reader) as Arc<dyn BlockSource>, segment, &tree.head)?;
+        let head = opened.head();
+        if commit.full.as_ref() == Some(tree) && (head.deletes != 0 || !head.replacements.is_empty()) {
+            let why = Malformation::Field { structure: "tree head", field: "kind of item in a full index" };
+            return Err(self.reader.malformed(&tree.head, why));
+        }
+        Ok(Arc::new(opened))
     }
 
     /// The trees of a commit in the order they apply.

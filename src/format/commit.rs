@@ -107,7 +107,8 @@ impl Commit {
         let commit: Self = decode_block(bytes, "commit record")?;
         let wrong = |field| Err(Malformation::Field { structure: "commit record", field });
         if commit.flags != 0 {
-            return wrong("flags");
+            // Room for a later version, authenticated: no damage.
+            return Err(Malformation::Version { structure: "flags of a commit record", version: 1 });
         }
         if commit.segments.iter().any(|segment| !segment.wrapped.is_empty()) {
             return Err(Malformation::Version { structure: "wrapped segment key", version: 1 });

@@ -591,7 +591,8 @@ impl TreeHead {
         let head: Self = decode_block(bytes, "tree head")?;
         let wrong = |field| Err(Malformation::Field { structure: "tree head", field });
         if head.flags != 0 {
-            return wrong("flags");
+            // Room for a later version, authenticated: no damage.
+            return Err(Malformation::Version { structure: "flags of a tree head", version: 1 });
         }
         if head.height > MAX_HEIGHT {
             return wrong("height");

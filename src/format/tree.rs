@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Malformation, Result};
-use crate::format::entry::{EntryPath, compare_paths};
+use crate::format::entry::{EntryPath, EntryType, compare_paths};
 use crate::format::index::{
     BLOCK_TARGET_LEN, BlockRef, Child, Item, LeafBuilder, LeafItem, MAX_BLOCK_LEN, MAX_OVERFLOW_LEN, OVERFLOW_FROM,
     RECORDS_PER_BLOCK, RecordPlace, RecordTableRef, Replacement, SegmentSalt, TreeHead, bulk_len, decode_leaf,
@@ -195,14 +195,28 @@ impl Tree {
         Ok(places)
     }
 
-    fn leaf(&self, block: &BlockRef) -> Result<Vec<LeafItem>> {
+    /// The items of a leaf. `first`: the first path that the node above names; none for a leaf that is the top.
+    fn leaf(&self, block: &BlockRef, first: Option<&[u8]>) -> Result<Vec<LeafItem>> {
         let bytes = self.source.get(&self.segment, RecordKind::IndexLeaf, block)?;
-        decode_leaf(&bytes, self.head.segment_count()).map_err(|why| self.source.malformed(block, why))
+        let items = decode_leaf(&bytes, self.head.segment_count()).map_err(|why| self.source.malformed(block, why))?;
+        self.check_first(block, first, items[0].item.path().as_bytes())?;
+        Ok(items)
     }
 
-    fn node(&self, block: &BlockRef) -> Result<Vec<Child>> {
+    /// The children of a node. `first`: as of a leaf.
+    fn node(&self, block: &BlockRef, first: Option<&[u8]>) -> Result<Vec<Child>> {
         let bytes = self.source.get(&self.segment, RecordKind::IndexNode, block)?;
-        decode_node(&bytes).map_err(|why| self.source.malformed(block, why))
+        let children = decode_node(&bytes).map_err(|why| self.source.malformed(block, why))?;
+        self.check_first(block, first, &children[0].first)?;
+        Ok(children)
+    }
+
+    /// A child begins with what its node says: else who looks for a path would miss what who reads all of them finds.
+    fn check_first(&self, block: &BlockRef, named: Option<&[u8]>, found: &[u8]) -> Result<()> {
+        if named.is_some_and(|named| named != found) {
+            return Err(self.source.malformed(block, wrong("first path of a child")));
+        }
+        Ok(())
     }
 
     /// Completes an item whose bulk is in overflow blocks.
@@ -233,12 +247,15 @@ pub(crate) struct TreeCursor {
     leaf: std::vec::IntoIter<LeafItem>,
     head: Option<LeafItem>,
     last: Option<EntryPath>,
+    /// The last put of what is no directory, while items are below it.
+    no_directory: Option<EntryPath>,
 }
 
 impl TreeCursor {
     /// Before the first item.
     pub(crate) fn new(tree: Arc<Tree>) -> Result<Self> {
-        let mut cursor = Self { tree, stack: Vec::new(), leaf: Vec::new().into_iter(), head: None, last: None };
+        let leaf = Vec::new().into_iter();
+        let mut cursor = Self { tree, stack: Vec::new(), leaf, head: None, last: None, no_directory: None };
         cursor.seek(&EntryPath::default())?;
         Ok(cursor)
     }
@@ -248,18 +265,21 @@ impl TreeCursor {
         self.stack.clear();
         self.leaf = Vec::new().into_iter();
         self.last = None;
+        self.no_directory = None;
         self.head = None;
         let Some(mut block) = self.tree.head.top else { return Ok(()) };
+        let mut first = None;
         for _ in 0..self.tree.head.height {
-            let mut children = self.tree.node(&block)?;
+            let mut children = self.tree.node(&block, first.as_deref())?;
             // The path can only be in the last child that begins at or before it.
             let behind = children.partition_point(|child| compare_paths(&child.first, path.as_bytes()).is_le());
             let mut rest = children.split_off(behind.saturating_sub(1));
             rest.reverse();
-            block = rest.pop().expect("a node has a child").block;
+            let child = rest.pop().expect("a node has a child");
+            (block, first) = (child.block, Some(child.first));
             self.stack.push(rest);
         }
-        self.leaf = self.tree.leaf(&block)?.into_iter();
+        self.leaf = self.tree.leaf(&block, first.as_deref())?.into_iter();
         self.advance()?;
         while self.peek().is_some_and(|next| next < path) {
             self.advance()?;
@@ -287,6 +307,7 @@ impl TreeCursor {
                     let top = self.tree.head.top.expect("there are items");
                     return Err(self.tree.source.malformed(&top, wrong("order of paths")));
                 }
+                self.check_beneath(&next.item)?;
                 self.last = Some(next.item.path().clone());
                 self.head = Some(next);
                 return Ok(());
@@ -298,6 +319,23 @@ impl TreeCursor {
         }
     }
 
+    /// No put of a tree lies below a put of what is no directory. Found here for all that lies behind where the cursor
+    /// was last put; `Merge` knows of what is above that.
+    fn check_beneath(&mut self, item: &Item) -> Result<()> {
+        if self.no_directory.as_ref().is_some_and(|head| !item.path().is_below(head)) {
+            self.no_directory = None;
+        }
+        let Item::Put(entry) = item else { return Ok(()) };
+        if self.no_directory.is_some() {
+            let top = self.tree.head.top.expect("there are items");
+            return Err(self.tree.source.malformed(&top, wrong("entry below what is no directory")));
+        }
+        if entry.entry_type != EntryType::Directory {
+            self.no_directory = Some(entry.path.clone());
+        }
+        Ok(())
+    }
+
     /// Loads the leaf behind the current one; false at the end.
     fn next_leaf(&mut self) -> Result<bool> {
         while let Some(children) = self.stack.last_mut() {
@@ -305,14 +343,14 @@ impl TreeCursor {
                 self.stack.pop();
                 continue;
             };
-            let mut block = child.block;
+            let Child { mut first, mut block } = child;
             for _ in self.stack.len()..usize::from(self.tree.head.height) {
-                let mut children = self.tree.node(&block)?;
+                let mut children = self.tree.node(&block, Some(&first))?;
                 children.reverse();
-                block = children.pop().expect("a node has a child").block;
+                Child { first, block } = children.pop().expect("a node has a child");
                 self.stack.push(children);
             }
-            self.leaf = self.tree.leaf(&block)?.into_iter();
+            self.leaf = self.tree.leaf(&block, Some(&first))?.into_iter();
             return Ok(true);
         }
         Ok(false)
