@@ -242,7 +242,7 @@ impl Records {
 fn check_tree(run: &Run<'_>, tree: &Arc<Tree>, state: &State, checked: &mut Checked) -> Result<()> {
     let mut cursor = TreeCursor::new(Arc::clone(tree))?;
     let mut resolver = Resolver::new(std::slice::from_ref(tree), Arc::clone(&state.vault));
-    let (mut puts, mut deletes) = (0, 0);
+    let (mut puts, mut deletes, mut content_bytes) = (0, 0, 0_u64);
     while let Some(item) = cursor.next()? {
         run.check()?;
         run.counters.tick();
@@ -251,6 +251,7 @@ fn check_tree(run: &Run<'_>, tree: &Arc<Tree>, state: &State, checked: &mut Chec
             continue;
         };
         puts += 1;
+        content_bytes = content_bytes.saturating_add(entry.size);
         for piece in pieces(&entry.extents) {
             let place = resolver.place(0, piece.segment, piece.number)?;
             if u64::from(piece.at) + u64::from(piece.len) > u64::from(place.plain_len) {
@@ -265,8 +266,9 @@ fn check_tree(run: &Run<'_>, tree: &Arc<Tree>, state: &State, checked: &mut Chec
             checked.content_bytes += entry.size;
         }
     }
-    if (puts, deletes) != (tree.head().puts, tree.head().deletes) {
-        let why = Malformation::Field { structure: "tree head", field: "number of entries" };
+    let head = tree.head();
+    if (puts, deletes, content_bytes) != (head.puts, head.deletes, head.content_bytes) {
+        let why = Malformation::Field { structure: "tree head", field: "number or size of the entries" };
         return Err(Error::malformed(&*state.vault, 0, why));
     }
     Ok(())
