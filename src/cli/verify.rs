@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flint_pipe::{Failed, Report, VerifyOptions, Workers};
 
-use crate::cli::args::{DecodeWorkers, OutputArgs, PasswordArgs, PipelineArgs, VaultArg};
+use crate::cli::args::{DecodeWorkers, DryRunArg, OutputArgs, PasswordArgs, PipelineArgs, VaultArg};
 use crate::cli::exit::Status;
 use crate::cli::report::text;
 use crate::cli::session::Session;
@@ -22,6 +22,8 @@ pub(crate) struct Args {
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
+    dry_run: DryRunArg,
+    #[command(flatten)]
     pipeline: PipelineArgs,
     #[command(flatten)]
     workers: DecodeWorkers,
@@ -33,9 +35,9 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Status {
-    let session = Session::reporting("verify", &args.vault.path, args.output, false);
+    let session = Session::reporting("verify", &args.vault.path, args.output, args.dry_run.dry_run);
     let outcome = verify(args, &session);
-    session.finish(&outcome, |report| text::verified(&args.vault.path, args.quick, report))
+    session.finish(&outcome, |report| text::verified(&args.vault.path, args.quick, args.dry_run.dry_run, report))
 }
 
 fn verify(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
@@ -43,6 +45,7 @@ fn verify(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     options.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
     options.at = args.at;
     options.quick = args.quick;
+    options.dry_run = args.dry_run.dry_run;
 
     let vault = session.open(&args.password)?;
     session.operate(&options.pipeline, |observer| vault.verify(&options, observer))

@@ -108,6 +108,9 @@ pub struct VerifyOptions {
     pub at: Option<u64>,
     /// The structure alone: headers, roots, commits, indexes; no data.
     pub quick: bool,
+    /// No data is read: the structure is looked at, as for `quick`, and the report says how much would be read,
+    /// [`Report::plan`](crate::Report::plan) with what.
+    pub dry_run: bool,
 }
 
 /// One entry of a snapshot, as `list` answers it.

@@ -14,8 +14,8 @@ use crossbeam::channel::{Sender, bounded};
 use crate::engine::api::VerifyOptions;
 use crate::engine::budget::Budget;
 use crate::engine::extract::record_pool;
-use crate::engine::fit::fit_unpack;
-use crate::engine::observe::{EntryErrorKind, Failed, Observer, Report, StageReport};
+use crate::engine::fit::{Plan, UNPACK_CONTEXT, fit_unpack};
+use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
 use crate::engine::resolve::{Resolver, pieces};
 use crate::engine::run::{Phase, Run, describe};
@@ -55,6 +55,7 @@ impl Vault {
         report.total_size = checked.content_bytes;
         report.stored_size = checked.stored_bytes;
         report.unreferenced_bytes = checked.unreferenced;
+        report.plan = checked.plan;
         match result {
             Ok(()) => Ok(report),
             Err(error) => Err(Failed { error, report: Box::new(report) }),
@@ -87,8 +88,15 @@ impl Vault {
         wanted.sort_unstable_by_key(|(_, place)| place.offset);
         let listed_bytes: Vec<(u64, u32)> = wanted.iter().map(|(_, place)| (place.offset, place.sealed_len)).collect();
         if !options.quick {
-            let lost = verify_records(run, state, options, wanted, checked)?;
-            name_entries(run, state, &trees, &lost, checked)?;
+            let largest = wanted.iter().map(|(_, place)| place.plain_len).max().unwrap_or(0);
+            let plan = fit_unpack(&options.pipeline, largest, false)?;
+            checked.plan = Some(plan.report(UNPACK_CONTEXT, false));
+            if options.dry_run {
+                checked.stored_bytes += listed_bytes.iter().map(|(_, len)| u64::from(*len)).sum::<u64>();
+            } else {
+                let lost = verify_records(run, state, &plan, wanted, checked)?;
+                name_entries(run, state, &trees, &lost, checked)?;
+            }
         }
         if options.at.is_none() {
             let file_len = state.storage.len().map_err(|error| Error::io(FileOp::Stat, &self.path, error))?;
@@ -149,6 +157,7 @@ struct Checked {
     content_bytes: u64,
     stored_bytes: u64,
     unreferenced: Option<u64>,
+    plan: Option<PlanReport>,
 }
 
 /// Collects the trees that commits refer to, each once.
@@ -317,16 +326,14 @@ impl Outlet<PlainRecord<SegmentSalt>> for Verdicts<'_> {
 fn verify_records(
     run: &Run<'_>,
     state: &State,
-    options: &VerifyOptions,
+    plan: &Plan,
     wanted: Vec<(SegmentSalt, RecordPlace)>,
     checked: &mut Checked,
 ) -> Result<Lost> {
-    let largest = wanted.iter().map(|(_, place)| place.plain_len).max().unwrap_or(0);
-    let plan = fit_unpack(&options.pipeline, largest, false)?;
     run.enter(Phase::Stream);
     let began = Instant::now();
     let budget = Budget::new(plan.budget);
-    let pool = record_pool(&plan);
+    let pool = record_pool(plan);
     let lost = Mutex::default();
     let bytes = AtomicU64::new(0);
     let known = wanted.iter().map(|(_, place)| u64::from(place.plain_len)).sum();

@@ -58,22 +58,30 @@ pub(crate) fn removed(vault: &Path, dry_run: bool, report: &Report) -> String {
     summary.text
 }
 
-/// What `verify` found.
-pub(crate) fn verified(vault: &Path, quick: bool, report: &Report) -> String {
-    let mut summary = Summary::new(&format!("verified {}", escape::path(vault)), false, report);
-    summary.counts("checked", report);
+/// What `verify` found, or would read.
+pub(crate) fn verified(vault: &Path, quick: bool, dry_run: bool, report: &Report) -> String {
+    let vault = escape::path(vault);
+    let (title, done) = match dry_run {
+        true => (format!("would verify {vault}"), "would check"),
+        false => (format!("verified {vault}"), "checked"),
+    };
+    let mut summary = Summary::new(&title, dry_run, report);
+    summary.counts(done, report);
     let depth = if quick { ", the structure alone" } else { "" };
-    summary.line("read", &format!("{} of the vault{depth}", format_size(report.stored_size)));
+    let read = format!("{} of the vault{depth}", format_size(report.stored_size));
+    summary.line(if dry_run { "would read" } else { "read" }, &read);
     if let Some(bytes) = report.unreferenced_bytes {
         summary.line("unreferenced", &format_size(bytes));
     }
-    summary.performance(report);
-    let result = match () {
-        () if report.is_damaged() => "damaged: each damage is named above",
-        () if !report.is_complete() => "not all could be read: each failure is named above",
-        () => "ok",
-    };
-    summary.line("result", result);
+    let mut summary = Summary { text: summary.end(dry_run, report) };
+    if !dry_run || !report.is_complete() {
+        let result = match () {
+            () if report.is_damaged() => "damaged: each damage is named above",
+            () if !report.is_complete() => "not all could be read: each failure is named above",
+            () => "ok",
+        };
+        summary.line("result", result);
+    }
     summary.text
 }
 
@@ -282,13 +290,13 @@ mod tests {
         let mut found = Report::default();
         found.unreferenced_bytes = Some(0);
         let vault = Path::new("a.flint");
-        assert!(verified(vault, false, &found).ends_with("result        ok\n"));
-        assert!(verified(vault, true, &found).contains("the structure alone"));
+        assert!(verified(vault, false, false, &found).ends_with("result        ok\n"));
+        assert!(verified(vault, true, false, &found).contains("the structure alone"));
         let error = |kind| EntryError { path: "a".into(), kind, message: "cannot read: why".into() };
         found.errors.push(error(EntryErrorKind::Io));
-        assert!(verified(vault, false, &found).contains("result        not all"));
+        assert!(verified(vault, false, false, &found).contains("result        not all"));
         found.errors.push(error(EntryErrorKind::Damaged));
-        assert!(verified(vault, false, &found).contains("result        damaged"));
+        assert!(verified(vault, false, false, &found).contains("result        damaged"));
     }
 
     #[test]
