@@ -1,6 +1,7 @@
 //! How a name that anybody may have chosen is shown on a terminal: nothing in it may move the cursor, colour the screen,
 //! or make it read as something else.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -23,6 +24,26 @@ pub(crate) fn text(text: &str) -> String {
     let mut shown = String::new();
     push_text(&mut shown, text);
     shown
+}
+
+/// JSON that looks on a terminal like what it says: what JSON itself lets stand, and a terminal acts on, as `\uNNNN`. Such
+/// characters come in strings alone, so the value is the same.
+pub(crate) fn json(text: &str) -> Cow<'_, str> {
+    let is_kept = |c: char| c != '\x7f' && !is_unsafe(c);
+    if text.chars().all(is_kept) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_kept(c) {
+            true => shown.push(c),
+            false => {
+                // Writing to a String cannot fail.
+                let _ = write!(shown, "\\u{:04x}", u32::from(c));
+            }
+        }
+    }
+    Cow::Owned(shown)
 }
 
 fn push_text(shown: &mut String, text: &str) {
@@ -79,6 +100,16 @@ mod tests {
         for c in ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{2066}', '\u{2069}', '\u{2028}'] {
             assert_eq!(text(&c.to_string()), format!("\\u{{{:x}}}", u32::from(c)));
         }
+    }
+
+    #[test]
+    fn json_is_the_same_value_without_what_a_terminal_acts_on() {
+        let value = "a\u{9b}2J\u{202e}\x7f\n größe 🦀 \\ \u{2028}";
+        let plain = serde_json::to_string(value).expect("a string");
+        let shown = json(&plain);
+        assert!(shown.chars().all(|c| !c.is_control() && !is_unsafe(c)), "{shown}");
+        assert_eq!(serde_json::from_str::<String>(&shown).expect("it is JSON"), value);
+        assert!(matches!(json("{\"a\":1}"), Cow::Borrowed(_)));
     }
 
     #[test]

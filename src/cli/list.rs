@@ -52,7 +52,12 @@ fn list(args: &Args, session: &Session) -> Result<(), Error> {
     let vault = session.open(&args.password)?;
     if args.snapshots {
         let snapshots = vault.snapshots()?;
-        return write_all(snapshots.into_iter().map(Ok), |out, snapshot| write_snapshot(out, &snapshot, args.json));
+        if args.json {
+            return write_all(snapshots.into_iter().map(Ok), |out, snapshot| {
+                write_json(out, &JsonSnapshot::from(&snapshot))
+            });
+        }
+        return stdout::print(snapshot_table(&snapshots, &TimeZone::system()));
     }
     let mut options = ListOptions::default();
     options.paths = args.paths.iter().map(|path| stored_name(path)).collect();
@@ -88,8 +93,8 @@ fn write_all<T>(
 }
 
 fn write_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, value)?;
-    out.write_all(b"\n")
+    let text = serde_json::to_string(value)?;
+    writeln!(out, "{}", escape::json(&text))
 }
 
 /// The root has an empty name; `.` is what it was packed as.
@@ -113,6 +118,8 @@ struct JsonEntry<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    target_bytes: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     path_bytes: Option<String>,
 }
 
@@ -130,6 +137,7 @@ impl<'a> From<&'a ListEntry> for JsonEntry<'a> {
             user: &entry.user,
             group: &entry.group,
             target: entry.target.as_ref().map(|target| target.to_string_lossy()),
+            target_bytes: entry.target.as_deref().and_then(path_bytes),
             path_bytes: path_bytes(path),
         }
     }
@@ -192,22 +200,39 @@ fn mode_text(entry_type: EntryType, mode: u32) -> String {
     text
 }
 
-fn write_snapshot(out: &mut dyn Write, snapshot: &SnapshotInfo, json: bool) -> io::Result<()> {
-    if json {
-        return write_json(out, &JsonSnapshot::from(snapshot));
+/// Snapshots in aligned columns, a line each. They are few and all known, unlike entries.
+fn snapshot_table(snapshots: &[SnapshotInfo], zone: &TimeZone) -> String {
+    let rows: Vec<[String; 5]> = snapshots
+        .iter()
+        .map(|snapshot| {
+            [
+                snapshot.number.to_string(),
+                local(snapshot.time, zone),
+                escape::text(&snapshot.host),
+                format!("{} {}", snapshot.files, if snapshot.files == 1 { "file" } else { "files" }),
+                format_size(snapshot.bytes),
+            ]
+        })
+        .collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let [number, _, host, files, size] = [0, 1, 2, 3, 4].map(width);
+    let mut text = String::new();
+    for (snapshot, row) in snapshots.iter().zip(&rows) {
+        let sources: Vec<String> = snapshot.sources.iter().map(|source| escape::path(source)).collect();
+        let partial = if snapshot.partial { "  (some sources could not be stored)" } else { "" };
+        let line = format!(
+            "{:>number$}  {}  {:<host$}  {:>files$}  {:>size$}  {}{partial}",
+            row[0],
+            row[1],
+            row[2],
+            row[3],
+            row[4],
+            sources.join(" "),
+        );
+        text.push_str(line.trim_end());
+        text.push('\n');
     }
-    let sources: Vec<String> = snapshot.sources.iter().map(|source| escape::path(source)).collect();
-    writeln!(
-        out,
-        "{:>6}  {}  {:<12}  {:>9} files  {:>10}  {}{}",
-        snapshot.number,
-        local(snapshot.time, &TimeZone::system()),
-        escape::text(&snapshot.host),
-        snapshot.files,
-        format_size(snapshot.bytes),
-        sources.join(" "),
-        if snapshot.partial { "  (some sources could not be stored)" } else { "" },
-    )
+    text
 }
 
 /// One snapshot in JSON.

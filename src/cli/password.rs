@@ -85,10 +85,10 @@ impl Origin {
 
     /// Fetches the password of `vault`.
     ///
-    /// - `is_new`: the vault is about to be made, so a prompt asks twice.
+    /// - `is_new`: the vault is about to be made, so a prompt asks twice, and again if the two differ.
     ///
     /// # Errors
-    /// [`Error::Refused`] for an empty password and for two that differ; [`Error::Io`] for a file or command that does
+    /// [`Error::Refused`] for an empty password; [`Error::Io`] for a file or command that does
     /// not give one.
     pub(crate) fn fetch(self, vault: &Path, is_new: bool) -> Result<Password, Error> {
         let password = match self {
@@ -180,19 +180,21 @@ fn drain(input: &mut dyn Read) -> io::Result<()> {
     }
 }
 
-/// Asks on the terminal, twice for a new vault.
+/// Asks on the terminal; for a new vault until it was given the same twice, or nothing.
 fn ask(vault: &Path, is_new: bool) -> Result<Password, Error> {
     let name = escape::path(vault);
     let _saved = SavedTerminal::save();
     if !is_new {
         return Ok(Password::new(prompt(&format!("password of {name}: "))?));
     }
-    let first = Zeroizing::new(prompt(&format!("new password of {name}: "))?);
-    let second = Zeroizing::new(prompt("the same again: ")?);
-    if *first != *second {
-        return Err(Error::Refused { what: "the two passwords differ", path: vault.to_owned() });
+    let mut question = format!("new password of {name}: ");
+    loop {
+        let first = Zeroizing::new(prompt(&question)?);
+        if first.is_empty() || *first == *Zeroizing::new(prompt("the same again: ")?) {
+            return Ok(Password::from_bytes(first.as_bytes().to_vec()));
+        }
+        question = format!("the two differ; new password of {name}: ");
     }
-    Ok(Password::from_bytes(first.as_bytes().to_vec()))
 }
 
 /// Reads one hidden line; the caller wipes it.

@@ -1,5 +1,6 @@
 //! How a run looks while it goes on: a bar, or lines, and the messages between.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,9 +42,11 @@ struct Heard {
 impl Listener {
     /// A listener that shows what `mode` says.
     pub(crate) fn new(mode: ProgressMode) -> Self {
-        let terminal = io::stderr().is_terminal();
+        // A terminal that cannot move its cursor would show each state of a bar in a line of its own.
+        let can_draw = |name: OsString| !name.is_empty() && name != "dumb";
+        let terminal = io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(can_draw);
         let (bar, plain) = match mode {
-            ProgressMode::Auto => (terminal, false),
+            ProgressMode::Auto => (terminal, !terminal && io::stderr().is_terminal()),
             ProgressMode::Always => (terminal, !terminal),
             ProgressMode::Never => (false, false),
             ProgressMode::Plain => (false, true),

@@ -10,9 +10,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use flint_pipe::PipelineConfig;
-use signal_hook::consts::signal::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::signal::{SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use crate::cli::password;
 use crate::cli::session::Session;
 
 /// How long a run may take to end after it was asked to.
@@ -27,11 +28,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// inherited by a password command.
 pub(crate) fn install(session: &Arc<Session>) -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGQUIT])?;
     let session = Arc::clone(session);
     let listen = move || {
-        for _ in signals.forever() {
-            session.interrupted(Instant::now());
+        for signal in signals.forever() {
+            if signal == SIGQUIT {
+                // It ends the process where it stands, as ever, but not with a terminal that shows nothing.
+                password::restore_terminal();
+                // If this fails, the signal is forgotten, and there are others.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            } else {
+                session.interrupted(Instant::now());
+            }
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flint_pipe::{EntryError, PlanReport, Report, ServiceTimes, StageReport};
 use serde::{Serialize, Serializer};
 
+use crate::cli::escape;
 use crate::cli::list::path_bytes;
 
 /// The version of the object's fields; what is added does not change it, what is taken away or means something else does.
@@ -57,9 +58,8 @@ pub(crate) fn object(outcome: &Outcome<'_>) -> String {
         stages: Stages(&report.stages),
         errors: report.errors.iter().map(Failure::from).collect(),
     };
-    let mut text = serde_json::to_string(&object).expect("these fields are numbers, strings and maps with string keys");
-    text.push('\n');
-    text
+    let text = serde_json::to_string(&object).expect("these fields are numbers, strings and maps with string keys");
+    format!("{}\n", escape::json(&text))
 }
 
 #[derive(Serialize)]
