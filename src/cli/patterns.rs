@@ -7,8 +7,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Command, FromArgMatches};
-use flint_pipe::{Error, FileOp};
-use ignore::gitignore::GitignoreBuilder;
+use flint_pipe::{Error, FileOp, check_pattern};
 
 use crate::cli::escape;
 
@@ -131,9 +130,10 @@ fn push_lines(patterns: &mut Vec<String>, name: &Path, bytes: &[u8]) -> Result<(
 
 /// Checks a pattern, so that a bad one is told before a password is asked for.
 pub(crate) fn glob(text: &str) -> Result<String, String> {
-    let mut builder = GitignoreBuilder::new("");
-    builder.add_line(None, text).map_err(|error| error.to_string())?;
-    Ok(text.to_owned())
+    match check_pattern(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named_with_its_file_and_number() {
-        for (bytes, why) in [(&b"*.o\n\na{b\n"[..], "a{b"), (b"*.o\n\n\xff\n", "UTF-8")] {
+        for (bytes, why) in [(&b"*.o\n\na[b\n"[..], "a[b"), (b"*.o\n\n\xff\n", "UTF-8")] {
             let error = lines(bytes).expect_err("line 3 is bad").to_string();
             assert!(error.starts_with("bad pattern in line 3: rules: ") && error.contains(why), "{error}");
         }

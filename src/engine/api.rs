@@ -4,9 +4,22 @@ use std::path::PathBuf;
 
 use crate::crypto::derive::KdfParams;
 use crate::engine::config::{Level, PipelineConfig, ReadMode};
+use crate::error::{Error, Result};
 use crate::format::entry::EntryType;
 use crate::primitives::fs::Timestamp;
+use crate::primitives::glob::Glob;
 pub use crate::stages::unpack::policy::{Overwrite, Preserve};
+
+/// Checks a pattern of the kind that [`AddOptions::exclude`] takes.
+///
+/// # Errors
+/// [`Error::Usage`] if it can never match anything.
+pub fn check_pattern(pattern: &str) -> Result<()> {
+    match Glob::parse(pattern.as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(Error::Usage(format!("{pattern:?} matches nothing: {why}"))),
+    }
+}
 
 /// How a vault is made.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +43,11 @@ pub struct AddOptions {
     pub read_mode: ReadMode,
     /// Source paths are looked up from here; `None`: the working directory.
     pub directory: Option<PathBuf>,
-    /// What is left out, by gitignore's rules; see `ignore::gitignore`. The last pattern that matches counts.
+    /// What is left out, by gitignore's rules: each is what a line of such a file would be, the root of the vault stands
+    /// where the file would, and the last one that matches counts. See [`check_pattern`].
+    ///
+    /// A pattern with a slash in it, but for one at its end, is compared with the whole name: of `-s .` the path below the
+    /// working directory, of `-s /home/u` the path from `/` on. What is below an excluded directory is out with it.
     pub exclude: Vec<String>,
     /// Of directories that hold a `CACHEDIR.TAG` (bford.info/cachedir), only that file and the directory itself are stored.
     pub exclude_caches: bool,

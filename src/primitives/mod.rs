@@ -2,6 +2,7 @@
 
 pub(crate) mod beneath;
 pub(crate) mod fs;
+pub(crate) mod glob;
 pub(crate) mod latency;
 pub(crate) mod mmap;
 pub(crate) mod pool;

@@ -1,17 +1,19 @@
 //! Which entries does the user want left out?
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
-
 use crate::error::{Error, Result};
 use crate::format::entry::EntryPath;
+use crate::primitives::glob::Glob;
 
-/// Patterns by gitignore's glob rules, matched against the name under which an entry would be stored.
+/// Patterns by gitignore's rules, each what a line of such a file would be, matched against the name under which an entry
+/// would be stored.
 ///
 /// The root of the vault stands where the `.gitignore` would: `*.o` and `target/` match at any depth, `/a` and `a/b` only
-/// there. A pattern that ends in `/` matches directories alone, `!` takes an earlier match back, the last match counts,
-/// and a line that is blank or begins with `#` says nothing.
+/// there. So what a pattern with a slash in it is compared with depends on how the source was typed: of `-s .` it is the
+/// path below the working directory, of `-s /home/u` the path from `/` on, which is why `/home/u/tmp` means just that; at
+/// any depth it is `**/tmp/x`. A pattern that ends in `/` matches directories alone, `!` takes an earlier match back, the
+/// last match counts, and a line that is blank or begins with `#` says nothing. Braces stand for themselves.
 #[derive(Debug)]
-pub(crate) struct Excludes(Gitignore);
+pub(crate) struct Excludes(Vec<Glob>);
 
 impl Excludes {
     /// Compiles the patterns, in the order given.
@@ -27,21 +29,25 @@ impl Excludes {
     /// # Errors
     /// [`Error::Usage`] naming the pattern that is none.
     pub(crate) fn compile(kind: &str, patterns: &[String]) -> Result<Self> {
-        // An empty root, because what is matched are names of the vault and no paths of this system.
-        let mut builder = GitignoreBuilder::new("");
+        let mut globs = Vec::with_capacity(patterns.len());
         for pattern in patterns {
-            let refused = |error: ignore::Error| Error::Usage(format!("bad {kind} pattern {pattern:?}: {error}"));
-            builder.add_line(None, pattern).map_err(refused)?;
+            let refused = |why| Error::Usage(format!("bad {kind} pattern {pattern:?}: {why}"));
+            globs.extend(Glob::parse(pattern.as_bytes()).map_err(refused)?);
         }
-        let built = builder.build().map_err(|error| Error::Usage(format!("bad {kind} patterns: {error}")))?;
-        Ok(Self(built))
+        Ok(Self(globs))
     }
 
     /// Whether the last pattern that matches this very name leaves it out. What lies below an excluded directory is the
     /// caller's to leave out, by not going there; hence `!` brings nothing back from there, as in gitignore.
     pub(crate) fn matches(&self, name: &EntryPath, is_dir: bool) -> bool {
         // The root of the vault has no name that a pattern could match.
-        !name.is_root() && self.0.matched(name.as_path(), is_dir).is_ignore()
+        !name.is_root()
+            && self
+                .0
+                .iter()
+                .rev()
+                .find(|glob| glob.matches(name.as_bytes(), is_dir))
+                .is_some_and(|glob| !glob.is_negated)
     }
 }
 
@@ -98,8 +104,8 @@ mod tests {
 
     #[test]
     fn a_bad_pattern_is_wrong_usage_and_is_named() {
-        let patterns = ["*.o".to_string(), "a{b".to_string()];
+        let patterns = ["*.o".to_string(), "a[b".to_string()];
         let error = Excludes::new(&patterns).unwrap_err();
-        assert!(matches!(&error, Error::Usage(message) if message.contains("a{b")), "{error}");
+        assert!(matches!(&error, Error::Usage(message) if message.contains("a[b")), "{error}");
     }
 }

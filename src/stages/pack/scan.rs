@@ -8,7 +8,7 @@
 //!   if there is one worker, and whatever the other way cannot take or got wrong.
 //!
 //! Both have every entry looked at by [`look`], in its directory's descriptor. Hence a path that leads elsewhere by now
-//! may give names that are not there, and nothing else (docs/adr/0006).
+//! may give names that are not there, and nothing else (docs/adr/0007).
 
 mod listing;
 mod look;

@@ -313,7 +313,7 @@ fn a_source_is_excluded_only_by_its_own_name_and_that_is_said() {
 
 #[test]
 fn a_bad_pattern_is_wrong_usage() {
-    let options = ScanOptions { exclude: vec!["{".to_owned()], ..options(1, FAR) };
+    let options = ScanOptions { exclude: vec!["[".to_owned()], ..options(1, FAR) };
     assert_eq!(scan(Vec::new(), options).unwrap_err().kind(), ErrorKind::Usage);
 }
 
