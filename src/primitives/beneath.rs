@@ -97,7 +97,7 @@ fn walk(from: BorrowedFd<'_>, part: &[u8], flags: OFlags) -> Result<OwnedFd, Err
 }
 
 /// Splits off as many leading components as fit into one system call.
-pub(crate) fn split_for_one_call(path: &[u8]) -> (&[u8], &[u8]) {
+fn split_for_one_call(path: &[u8]) -> (&[u8], &[u8]) {
     if path.len() <= MAX_CALL_LEN {
         return (path, &[]);
     }

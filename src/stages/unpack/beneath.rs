@@ -6,20 +6,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::format::entry::{Entry, EntryType};
+use crate::primitives::beneath::{PASS, Resolver};
 use crate::primitives::fs::Timestamp;
-
-/// The longest path that the kernel takes in one call, without the NUL.
-const MAX_CALL_LEN: usize = 4095;
-/// How often `openat2` is asked again when a rename elsewhere disturbed it, before the components are walked one by one.
-const RESOLVE_ATTEMPTS: u32 = 32;
-/// A directory to resolve from: needs search permission alone.
-const PASS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// What tells one file from another on a running system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,13 +92,12 @@ fn look_as(from: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<Seen, Er
 #[derive(Debug)]
 pub(super) struct Beneath {
     root: OwnedFd,
-    /// Off once the kernel, or a filter in front of it, has refused `openat2`.
-    openat2: AtomicBool,
+    resolver: Resolver,
 }
 
 impl Beneath {
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self { root, openat2: AtomicBool::new(true) }
+        Self { root, resolver: Resolver::default() }
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -115,7 +107,7 @@ impl Beneath {
     /// Has everything resolved as on a kernel without `openat2`.
     #[cfg(test)]
     pub(super) fn forget_openat2(&self) {
-        self.openat2.store(false, Ordering::Relaxed);
+        self.resolver.forget_openat2();
     }
 
     /// Opens the directory `path` to resolve from it; `path` is a path of the vault, empty for the destination itself.
@@ -126,18 +118,7 @@ impl Beneath {
 
     /// The same with flags of one's own, which apply to the last component alone and must include `O_DIRECTORY`.
     pub(super) fn open_as(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-        let mut at: Option<OwnedFd> = None;
-        let mut rest = path;
-        while !rest.is_empty() {
-            let (part, tail) = split_for_one_call(rest);
-            let flags = if tail.is_empty() { flags } else { PASS };
-            at = Some(self.open_part(at.as_ref().unwrap_or(&self.root).as_fd(), part, flags)?);
-            rest = tail;
-        }
-        match at {
-            Some(directory) => Ok(directory),
-            None => rustix::fs::openat(&self.root, c".", flags, Mode::empty()),
-        }
+        self.resolver.open(self.root.as_fd(), path, flags)
     }
 
     /// The same as [`Beneath::open`]; what is missing on the way is made, with the mode that the umask leaves.
@@ -162,52 +143,11 @@ impl Beneath {
         }
         Ok(at)
     }
-
-    fn open_part(&self, from: BorrowedFd<'_>, part: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        if self.openat2.load(Ordering::Relaxed) {
-            for _ in 0..RESOLVE_ATTEMPTS {
-                match rustix::fs::openat2(from, part, flags, Mode::empty(), resolve) {
-                    Err(Errno::AGAIN | Errno::INTR) => {}
-                    Err(Errno::NOSYS | Errno::PERM) => {
-                        self.openat2.store(false, Ordering::Relaxed);
-                        break;
-                    }
-                    other => return other,
-                }
-            }
-        }
-        walk(from, part, flags)
-    }
-}
-
-/// Goes down component by component. Each step is a name of its own that is not followed, so that it ends beneath as
-/// well; only a directory that is moved out of the destination while it is walked takes the walk along.
-fn walk(from: BorrowedFd<'_>, part: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-    let mut at: Option<OwnedFd> = None;
-    let mut components = part.split(|&byte| byte == b'/').peekable();
-    while let Some(component) = components.next() {
-        let flags = if components.peek().is_none() { flags } else { PASS };
-        at = Some(open_component(at.as_ref().map_or(from, AsFd::as_fd), component, flags)?);
-    }
-    at.ok_or(Errno::INVAL)
 }
 
 fn open_component(at: BorrowedFd<'_>, component: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     // With O_DIRECTORY a symlink that is not followed is refused, even for O_PATH.
     retry(|| rustix::fs::openat(at, component, flags | OFlags::NOFOLLOW, Mode::empty()))
-}
-
-/// Splits off as many leading components as fit into one system call.
-fn split_for_one_call(path: &[u8]) -> (&[u8], &[u8]) {
-    if path.len() <= MAX_CALL_LEN {
-        return (path, &[]);
-    }
-    // A component is at most 255 bytes long (`EntryPath::parse`), so there is a slash within reach.
-    match path[..=MAX_CALL_LEN].iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => (&path[..slash], &path[slash + 1..]),
-        None => (path, &[]),
-    }
 }
 
 /// Repeats a call for as long as a signal interrupts it.
@@ -362,19 +302,6 @@ mod tests {
             assert_eq!(beneath.open(b"none").unwrap_err(), Errno::NOENT);
         }
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn long_paths_are_split_at_a_slash_and_lose_nothing() {
-        let long = vec![vec![b'x'; 255]; 40].join(&b'/');
-        let (head, tail) = split_for_one_call(&long);
-        assert!(head.len() <= MAX_CALL_LEN && head.len() > MAX_CALL_LEN - 256);
-        assert_eq!([head, tail].join(&b'/'), long);
-        let fits = vec![b'y'; MAX_CALL_LEN];
-        assert_eq!(split_for_one_call(&fits), (&fits[..], &b""[..]));
-        // The slash is the first byte that does not fit: the head may fill the call to its last byte.
-        let exact = [&[b'z'; 3839][..], &[b'a'; 255], b"bbb"].join(&b'/');
-        assert_eq!(split_for_one_call(&exact).0.len(), MAX_CALL_LEN);
     }
 
     #[test]
