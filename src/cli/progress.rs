@@ -119,7 +119,8 @@ impl Observer for Listener {
             }
             Notice::WaitingForLock { vault } => {
                 self.heard().waits_for_lock = true;
-                self.console.note(&format!("waiting for the vault's lock, held by another process: {}", escape::path(vault)));
+                self.console
+                    .note(&format!("waiting for the vault's lock, held by another process: {}", escape::path(vault)));
             }
             _ => {}
         }

@@ -226,7 +226,7 @@ fn add_named(set: &mut Set, name: &[u8]) -> Result<(), &'static str> {
         b"xdigit" => u8::is_ascii_hexdigit,
         _ => return Err("there is no class of this name"),
     };
-    set.add((0..=u8::MAX).filter(|byte| is_in(byte)));
+    set.add((0..=u8::MAX).filter(is_in));
     Ok(())
 }
 
@@ -509,10 +509,8 @@ mod tests {
 
     #[test]
     fn git_answers_the_same() {
-        let Some(git) = Git::new() else {
-            eprintln!("skipped: git is not installed");
-            return;
-        };
+        // CI has git; where there is none, nobody can be asked.
+        let Some(git) = Git::new() else { return };
         let sets = proptest::collection::vec(proptest::collection::vec(patterns(), 1..4), 20..30);
         let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(10) };
         let mut runner = proptest::test_runner::TestRunner::new(config);
