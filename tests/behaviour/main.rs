@@ -18,6 +18,7 @@ mod interleaved;
 mod mirror;
 mod remove;
 mod restore_options;
+mod restore_rights;
 mod roundtrip;
 mod sources;
 mod support;

@@ -1,17 +1,17 @@
 //! How do an entry's owner, extended attributes, mode and times come onto what was made for it?
 //!
-//! In this order, and always through a descriptor: `chown` takes setuid bits and capabilities away, `chmod` changes the
-//! mask of an ACL, and everything changes the times. What the system does not permit to this user is counted, not an
-//! error of each entry.
+//! In this order, and always through a descriptor: `chown` takes setuid bits and capabilities away, an ACL brings its own
+//! mode and `chmod` changes its mask, and everything changes the times. What the system does not permit to this user, or
+//! this file system does not know, is counted and told once, not an error of each entry.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::beneath::{Ids, path_of, retry};
+use super::beneath::{Ids, OpenDirectory, path_of, retry};
 use super::policy::Preserve;
 use super::told::{RestoreError, RestoreSink};
 use crate::error::FileOp;
@@ -19,6 +19,9 @@ use crate::format::entry::{Entry, EntryPath, EntryType, Owner};
 
 /// Bits that lend the owner's or the group's rights to whoever runs the file.
 const SET_ID: u32 = 0o6000;
+
+/// The attribute that an ACL is.
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 /// Locks a mutex whose holders leave it whole even if they panic.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -42,6 +45,8 @@ pub(super) struct Present {
     pub(super) mode: Option<u32>,
     /// Its times are right already, and nothing of this run changed them.
     pub(super) has_times: bool,
+    /// It may have attributes that the entry has not: it was there before, or got ACLs from the directory it was made in.
+    pub(super) may_have_xattrs: bool,
 }
 
 /// What is restored of attributes, and what could not be: shared by all workers.
@@ -61,10 +66,16 @@ struct Refused {
     tallies: BTreeMap<Refusal, Tally>,
 }
 
+/// What may not be restored by everybody or everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Refusal {
+pub(super) enum Refusal {
     Owner,
+    /// Left out because the owner could not be set.
+    SetId,
+    /// With the system's number for the cause.
+    Acl(i32),
     Xattr(i32),
+    Device,
 }
 
 #[derive(Debug)]
@@ -117,12 +128,23 @@ impl Attributes {
             keep(set.map(drop));
         }
         // On a directory these bits lend nothing: they say whose group new files get.
-        if !owner_is_right && entry.entry_type != EntryType::Directory {
+        if !owner_is_right && mode & SET_ID != 0 && entry.entry_type != EntryType::Directory {
             mode &= !SET_ID;
+            if self.preserve.owner {
+                self.count(Refusal::SetId, entry);
+            }
+        }
+        if present.may_have_xattrs {
+            // The mode stays what it is shown as.
+            self.remove_xattrs(handle, entry);
         }
         let changes_xattrs = !entry.xattrs.is_empty();
         if changes_xattrs {
-            keep(self.set_xattrs(handle, entry));
+            let (has_acl, set) = self.set_xattrs(handle, entry);
+            keep(set);
+            if !has_acl {
+                mode = without_acl(mode, entry);
+            }
         }
         let mode_is_right = present.mode == Some(mode) && !changes_owner && !changes_xattrs;
         if !mode_is_right && entry.entry_type != EntryType::Symlink {
@@ -158,12 +180,15 @@ impl Attributes {
         }
     }
 
-    fn set_xattrs(&self, handle: Handle<'_>, entry: &Entry) -> Result<(), RestoreError> {
-        let mut refused = None;
+    /// Says whether the entry's ACL is there, if it has one (a directory's default ACL aside), and what failed first.
+    fn set_xattrs(&self, handle: Handle<'_>, entry: &Entry) -> (bool, Result<(), RestoreError>) {
+        let mut refused = BTreeSet::new();
         let mut failure = None;
+        let mut has_acl = true;
         for xattr in &entry.xattrs {
-            let is_acl = xattr.name.starts_with(b"system.posix_acl_");
+            let is_acl = is_acl(&xattr.name);
             if !(if is_acl { self.preserve.acl } else { self.preserve.xattr }) {
+                has_acl &= xattr.name != ACCESS_ACL;
                 continue;
             }
             let (name, value, flags) = (&xattr.name[..], &xattr.value[..], XattrFlags::empty());
@@ -171,27 +196,59 @@ impl Attributes {
                 Handle::Open(fd) => retry(|| rustix::fs::fsetxattr(fd, name, value, flags)),
                 Handle::Path(fd) => retry(|| rustix::fs::setxattr(path_of(fd), name, value, flags)),
             };
+            has_acl &= set.is_ok() || xattr.name != ACCESS_ACL;
             match set {
                 Ok(()) => {}
                 Err(error @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP)) => {
-                    refused.get_or_insert(error);
+                    let code = error.raw_os_error();
+                    refused.insert(if is_acl { Refusal::Acl(code) } else { Refusal::Xattr(code) });
                 }
                 Err(error) => {
                     failure.get_or_insert(RestoreError::io(FileOp::SetXattr, error));
                 }
             }
         }
-        if let Some(error) = refused {
-            self.count(Refusal::Xattr(error.raw_os_error()), entry);
-        }
-        failure.map_or(Ok(()), Err)
+        // Once for each entry, however many attributes it has.
+        refused.into_iter().for_each(|refusal| self.count(refusal, entry));
+        (has_acl, failure.map_or(Ok(()), Err))
     }
 
-    fn count(&self, refusal: Refusal, entry: &Entry) {
+    /// Whether what is made in a directory gets ACLs from it that are not the entry's.
+    pub(super) fn inherits(&self, directory: &mut OpenDirectory) -> bool {
+        self.preserve.acl && directory.gives_acls()
+    }
+
+    /// Removes ACLs, and attributes of the `user` namespace, that the entry has not. Other namespaces are the system's
+    /// own.
+    fn remove_xattrs(&self, handle: Handle<'_>, entry: &Entry) {
+        for name in list_xattrs(handle) {
+            let is_managed =
+                if is_acl(&name) { self.preserve.acl } else { self.preserve.xattr && name.starts_with(b"user.") };
+            if !is_managed || entry.xattrs.iter().any(|xattr| xattr.name == name) {
+                continue;
+            }
+            let done = match handle {
+                Handle::Open(fd) => retry(|| rustix::fs::fremovexattr(fd, &name[..])),
+                Handle::Path(fd) => retry(|| rustix::fs::removexattr(path_of(fd), &name[..])),
+            };
+            if let Err(error) = done {
+                self.count(Refusal::Xattr(error.raw_os_error()), entry);
+            }
+        }
+    }
+
+    /// Remembers that something of an entry was not permitted, or is not supported.
+    pub(super) fn count(&self, refusal: Refusal, entry: &Entry) {
         lock(&self.refused)
             .tallies
             .entry(refusal)
-            .and_modify(|tally| tally.entries += 1)
+            .and_modify(|tally| {
+                tally.entries += 1;
+                // In the order of the index, whichever worker came first.
+                if entry.path < tally.first {
+                    tally.first = entry.path.clone();
+                }
+            })
             .or_insert_with(|| Tally { entries: 1, first: entry.path.clone() });
     }
 
@@ -199,17 +256,65 @@ impl Attributes {
     pub(super) fn tell_refused(&self, sink: &dyn RestoreSink) {
         let tallies = std::mem::take(&mut lock(&self.refused).tallies);
         for (refusal, Tally { entries, first }) in tallies {
-            let entries = if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") };
+            let counted = |one: &str, many: &str| format!("{entries} {}", if entries == 1 { one } else { many });
+            let of_entries = counted("entry", "entries");
             let message = match refusal {
-                Refusal::Owner => format!("owner of {entries} could not be restored: not permitted"),
+                Refusal::Owner => format!("owner of {of_entries} could not be restored: not permitted"),
+                Refusal::SetId => {
+                    format!("setuid and setgid bits of {of_entries} were left out, since the owner is another")
+                }
+                Refusal::Acl(code) => format!("ACLs of {of_entries} could not be restored: {}", why_refused(code)),
                 Refusal::Xattr(code) => {
-                    let why = if code == Errno::OPNOTSUPP.raw_os_error() { "not supported" } else { "not permitted" };
-                    format!("extended attributes of {entries} could not be restored: {why}")
+                    format!("extended attributes of {of_entries} could not be restored: {}", why_refused(code))
+                }
+                Refusal::Device => {
+                    format!("{} could not be made: not permitted", counted("device node", "device nodes"))
                 }
             };
             sink.note(&first, message);
         }
     }
+}
+
+fn why_refused(code: i32) -> &'static str {
+    if code == Errno::OPNOTSUPP.raw_os_error() { "not supported" } else { "not permitted" }
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    name.starts_with(b"system.posix_acl_")
+}
+
+/// What is permitted without an entry's ACL. With one, the middle bits of the mode are the most that anybody but owner and
+/// others may; the group itself may be granted less.
+fn without_acl(mode: u32, entry: &Entry) -> u32 {
+    const GROUP: [u8; 2] = [4, 0];
+    const HEAD_LEN: usize = 4;
+    let Some(acl) = entry.xattrs.iter().find(|xattr| xattr.name == ACCESS_ACL) else { return mode };
+    // A version, then of each entry: tag, permissions, id.
+    let entries = acl.value.get(HEAD_LEN..).unwrap_or_default().chunks_exact(8);
+    let group = entries.filter(|entry| entry.starts_with(&GROUP)).map(|entry| u32::from(entry[2] & 7)).next();
+    mode & !0o070 | mode & (group.unwrap_or(0) << 3)
+}
+
+/// The names of what a file has; none if they cannot be had, as on file systems without extended attributes.
+fn list_xattrs(handle: Handle<'_>) -> Vec<Vec<u8>> {
+    let list = |buffer: &mut [u8]| match handle {
+        Handle::Open(fd) => retry(|| rustix::fs::flistxattr(fd, &mut *buffer)),
+        Handle::Path(fd) => retry(|| rustix::fs::listxattr(path_of(fd), &mut *buffer)),
+    };
+    let mut small = [0; 1024];
+    let mut large = Vec::new();
+    let names = match list(&mut small) {
+        Ok(len) => &small[..len],
+        Err(Errno::RANGE) => {
+            // The most that the system gives.
+            large.resize(65_536, 0);
+            let len = list(&mut large).unwrap_or(0);
+            &large[..len]
+        }
+        Err(_) => &[],
+    };
+    names.split(|&byte| byte == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
 fn set_mode(handle: Handle<'_>, mode: u32) -> Result<(), RestoreError> {
@@ -263,6 +368,7 @@ fn umask_of_this_process() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::sync::Arc;
 
@@ -378,12 +484,16 @@ mod tests {
             assert_eq!(std::fs::metadata(scene.at("c")).unwrap().mode() & 0o7777, 0o755);
             assert_eq!(std::fs::metadata(scene.at("own")).unwrap().mode() & 0o7777, 0o4755);
             assert_eq!(scene.sink.of("a"), "restored");
-            assert!(scene.sink.of("dev").starts_with("unsupported"));
+            assert_eq!(scene.sink.of("dev"), "skipped");
+            let expected = [
+                ("a", "owner of 3 entries could not be restored: not permitted"),
+                ("a", "setuid and setgid bits of 3 entries were left out, since the owner is another"),
+                ("caps", "extended attributes of 1 entry could not be restored: not permitted"),
+                ("dev", "1 device node could not be made: not permitted"),
+            ];
             let notes = scene.sink.notes();
-            assert_eq!(notes.len(), 2, "{notes:?}");
-            let owner = "owner of 3 entries could not be restored: not permitted".to_owned();
-            assert!(notes.contains(&(b"a".to_vec(), owner)), "{notes:?}");
-            assert!(notes.iter().any(|(path, note)| path == b"caps" && note.contains("of 1 entry")), "{notes:?}");
+            let notes: Vec<_> = notes.iter().map(|(path, note)| (str::from_utf8(path).unwrap(), &note[..])).collect();
+            assert_eq!(notes, expected);
             scene
         });
     }
@@ -427,5 +537,132 @@ mod tests {
         assert!(stat.mtime() > 5);
         assert_eq!(scene.sink.of("dev"), "skipped");
         assert!(scene.sink.notes().is_empty());
+    }
+
+    /// An ACL: owner, user 1, group, mask, others, of these permissions.
+    fn acl(owner: u8, user: u8, group: u8, mask: u8, others: u8) -> Vec<u8> {
+        let any = [255; 4];
+        let entries = [(1, owner, any), (2, user, [1, 0, 0, 0]), (4, group, any), (16, mask, any), (32, others, any)];
+        let entries = entries.into_iter().flat_map(|(tag, may, id)| [&[tag, 0, may, 0][..], &id].concat());
+        [2, 0, 0, 0].into_iter().chain(entries).collect()
+    }
+
+    fn with(entry: Entry, xattrs: &[(&str, &[u8])]) -> Entry {
+        let xattr = |(name, value): &(&str, &[u8])| Xattr { name: name.as_bytes().to_vec(), value: value.to_vec() };
+        Entry { xattrs: xattrs.iter().map(xattr).collect(), ..entry }
+    }
+
+    fn names_of(path: impl AsRef<std::path::Path>) -> Vec<String> {
+        let fd = rustix::fs::open(path.as_ref(), rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+        let mut names: Vec<_> = list_xattrs(Handle::Path(fd.as_fd()))
+            .into_iter()
+            .map(|name| String::from_utf8(name).unwrap())
+            // Labels of the system's own.
+            .filter(|name| !name.starts_with("security."))
+            .collect();
+        names.sort();
+        names
+    }
+
+    const ACCESS: &str = "system.posix_acl_access";
+    const DEFAULT: &str = "system.posix_acl_default";
+
+    /// Whether the file system of temporary files has ACLs.
+    fn has_acls(path: &std::path::Path) -> bool {
+        let has = rustix::fs::setxattr(path, DEFAULT, &acl(7, 7, 5, 7, 5), XattrFlags::empty()).is_ok();
+        if has {
+            rustix::fs::removexattr(path, DEFAULT).unwrap();
+        }
+        has
+    }
+
+    #[test]
+    fn default_acls_do_not_get_at_what_is_restored_below_them() {
+        // Those that are restored, and those that are there.
+        for there in [false, true] {
+            let default = acl(7, 7, 5, 7, 0);
+            let mut can = false;
+            let mut scene = Scene::prepared(ALWAYS, |root| {
+                can = has_acls(root);
+                if can && there {
+                    rustix::fs::setxattr(root, DEFAULT, &default, XattrFlags::empty()).unwrap();
+                }
+            });
+            if !can {
+                return;
+            }
+            let own = with(entry("d", EntryType::Directory), &[(ACCESS, &acl(7, 5, 5, 5, 0)), (DEFAULT, &default)]);
+            scene.destination.make_directory(Arc::new(Entry { mode: 0o750, ..own }));
+            scene.directory("d/e");
+            scene.directory("plain");
+            for parent in ["d", "d/e", "plain", "no entry"] {
+                scene.file(&format!("{parent}/file"), b"x");
+                scene
+                    .file_of(Entry { mode: 0o777, ..sized(entry(format!("{parent}/open"), EntryType::File), 1) }, b"x");
+                scene.create(entry(format!("{parent}/empty"), EntryType::File));
+                scene.create(entry(format!("{parent}/fifo"), EntryType::Fifo));
+                scene.create(symlink(format!("{parent}/link"), "x"));
+                let (_, records) = super::super::fixture::in_pieces(&format!("{parent}/large"), b"0123456789", 2);
+                for (plain, piece) in &records {
+                    scene.writer.write(plain, std::slice::from_ref(piece));
+                }
+                let kept = sized(entry(format!("{parent}/own"), EntryType::File), 1);
+                scene.file_of(with(Entry { mode: 0o640, ..kept }, &[(ACCESS, &acl(6, 4, 0, 4, 0))]), b"x");
+            }
+            scene.destination.finish();
+            assert!(scene.sink.all_restored());
+            for parent in ["d", "d/e", "plain", "no entry"] {
+                for name in ["file", "open", "empty", "fifo", "large"] {
+                    let path = scene.at(&format!("{parent}/{name}"));
+                    assert_eq!(names_of(&path), [""; 0], "{}", path.display());
+                    let mode = std::fs::metadata(&path).unwrap().mode() & 0o7777;
+                    assert_eq!(mode, if name == "open" { 0o777 } else { 0o644 }, "{}", path.display());
+                }
+                assert_eq!(names_of(scene.at(&format!("{parent}/own"))), [ACCESS]);
+            }
+            assert_eq!(names_of(scene.at("d")), [ACCESS, DEFAULT]);
+            for path in ["d/e", "plain"] {
+                assert_eq!(names_of(scene.at(path)), [""; 0], "{path}");
+                assert_eq!(std::fs::metadata(scene.at(path)).unwrap().mode() & 0o7777, 0o755);
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_that_was_there_keeps_no_attributes_that_the_entry_has_not() {
+        let mut can = false;
+        let scene = Scene::prepared(ALWAYS, |root| {
+            can = has_acls(root);
+            std::fs::create_dir(root.join("d")).unwrap();
+            for (name, value) in [(ACCESS, &acl(7, 7, 7, 7, 7)), (DEFAULT, &acl(7, 7, 7, 7, 7)), ("user.old", &vec![1])]
+            {
+                let _ = rustix::fs::setxattr(root.join("d"), name, value, XattrFlags::empty());
+            }
+        });
+        if !can {
+            return;
+        }
+        let directory = with(entry("d", EntryType::Directory), &[("user.new", b"1"), (DEFAULT, &acl(7, 5, 5, 5, 0))]);
+        scene.destination.make_directory(Arc::new(directory));
+        scene.destination.finish();
+        assert_eq!(names_of(scene.at("d")), [DEFAULT, "user.new"]);
+        assert_eq!(std::fs::metadata(scene.at("d")).unwrap().mode() & 0o7777, 0o755);
+    }
+
+    #[test]
+    fn without_its_acl_a_file_grants_its_group_no_more_than_the_acl_did() {
+        let outer = tempfile::tempdir().unwrap();
+        let root = outer.path().join("to");
+        let preserve = Preserve { acl: false, ..Preserve::default() };
+        let mut scene = Scene::open(outer, root, RestorePolicy { preserve, ..RestorePolicy::default() });
+        // The mask is what the mode shows as the group's: rwx, of which the group itself has r.
+        let file = Entry { mode: 0o674, ..sized(entry("f", EntryType::File), 1) };
+        scene.file_of(with(file.clone(), &[(ACCESS, &acl(6, 7, 4, 7, 4))]), b"x");
+        scene.file_of(Entry { path: entry("no acl", EntryType::File).path, ..file.clone() }, b"x");
+        let broken = with(Entry { path: entry("broken", EntryType::File).path, ..file }, &[(ACCESS, &[2, 0, 0])]);
+        scene.file_of(broken, b"x");
+        scene.destination.finish();
+        let mode = |path| std::fs::metadata(scene.at(path)).unwrap().mode() & 0o7777;
+        assert_eq!((mode("f"), mode("no acl"), mode("broken")), (0o644, 0o674, 0o604));
     }
 }

@@ -14,6 +14,8 @@ use crate::format::entry::{Entry, EntryType};
 use crate::primitives::beneath::{PASS, Resolver};
 use crate::primitives::fs::Timestamp;
 
+/// The attribute that a directory's default ACL is.
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 /// What tells one file from another on a running system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileId {
@@ -166,15 +168,27 @@ pub(super) struct OpenDirectory {
     modes: Vec<(u32, bool)>,
     /// Its file system is noted, if that is asked for.
     pub(super) is_noted: bool,
+    /// Whether what is made here gets ACLs from it.
+    gives_acls: Option<bool>,
 }
 
 impl OpenDirectory {
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { fd, gives: None, modes: Vec::new(), is_noted: false }
+        Self { fd, gives: None, modes: Vec::new(), is_noted: false, gives_acls: None }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Whether what is made here gets ACLs from the directory, since it has default ones: one that was there before, or was
+    /// made in such a one. Restored default ACLs come when all is made.
+    pub(super) fn gives_acls(&mut self) -> bool {
+        let fd = &self.fd;
+        *self.gives_acls.get_or_insert_with(|| {
+            // Without room for it: only whether there is one. A file system without ACLs has none.
+            retry(|| rustix::fs::getxattr(path_of(fd.as_fd()), DEFAULT_ACL, &mut [0_u8; 0][..])).is_ok()
+        })
     }
 
     /// Whether a file created with `mode` gets that mode; `None` if it was not tried yet.

@@ -163,7 +163,11 @@ impl Destination {
             return Some(error);
         }
         let handle = if by_path { Handle::Path(opened.as_fd()) } else { Handle::Open(opened.as_fd()) };
-        self.attributes.apply(handle, entry, Present { ids: seen.ids, mode: Some(seen.mode), has_times: false })
+        self.attributes.apply(
+            handle,
+            entry,
+            Present { ids: seen.ids, mode: Some(seen.mode), has_times: false, may_have_xattrs: true },
+        )
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::attributes::{Attributes, Handle, Present};
+use super::attributes::{Attributes, Handle, Present, Refusal};
 use super::beneath::{FileId, Ids, OpenDirectory, Seen, TemporaryName, look, look_at, retry};
 use super::policy::Overwrite;
 use super::told::RestoreError;
@@ -37,7 +37,7 @@ pub(super) enum Outcome {
         /// The first attribute that could not be set.
         lacking: Option<RestoreError>,
     },
-    /// There was something under its name, which was left alone.
+    /// There was something under its name, which was left alone; or it is a device node, and this user may make none.
     Skipped,
 }
 
@@ -119,7 +119,7 @@ pub(super) fn keep_if_unchanged(
     if !seen.looks_like(entry) {
         return Ok(None);
     }
-    let present = Present { ids: seen.ids, mode: Some(seen.mode), has_times: true };
+    let present = Present { ids: seen.ids, mode: Some(seen.mode), has_times: true, may_have_xattrs: true };
     Ok(Some(Outcome::Unchanged { lacking: attributes.apply(Handle::Path(fd.as_fd()), entry, present) }))
 }
 
@@ -162,8 +162,12 @@ pub(super) fn restore_file(
     // bits, nor where an ACL is to come that takes back what the mode grants.
     let mode = attributes.mode(entry);
     let owner_comes_right = directory.gives.is_some_and(|given| attributes.owner(entry, given) == given);
-    let at_once =
-        owner_comes_right && mode & !0o777 == 0 && entry.xattrs.is_empty() && directory.keeps_mode(mode) != Some(false);
+    let may_have_xattrs = attributes.inherits(directory);
+    let at_once = owner_comes_right
+        && mode & !0o777 == 0
+        && entry.xattrs.is_empty()
+        && !may_have_xattrs
+        && directory.keeps_mode(mode) != Some(false);
     let mode = if at_once { mode } else { PRIVATE };
     let op = FileOp::Create;
     let Some((file, name)) =
@@ -171,7 +175,14 @@ pub(super) fn restore_file(
     else {
         return Ok(Outcome::Skipped);
     };
-    match complete(attributes, directory, leaf, entry, NewFile { file: file.as_fd(), name, mode }, fill) {
+    match complete(
+        attributes,
+        directory,
+        leaf,
+        entry,
+        NewFile { file: file.as_fd(), name, mode, may_have_xattrs },
+        fill,
+    ) {
         Ok((id, lacking)) => {
             // Some file systems tell of a failed write only here.
             let closed = close(file);
@@ -190,6 +201,8 @@ struct NewFile<'a> {
     name: Name,
     /// The mode that was asked for.
     mode: u32,
+    /// It got ACLs from its directory.
+    may_have_xattrs: bool,
 }
 
 /// From an empty file to a whole one under its own name; tells its identity if it has a link group, and the first
@@ -202,7 +215,7 @@ fn complete(
     new: NewFile<'_>,
     fill: &mut dyn FnMut(BorrowedFd<'_>) -> Result<u64, RestoreError>,
 ) -> Result<(Option<FileId>, Option<RestoreError>), RestoreError> {
-    let NewFile { file, name, mode } = new;
+    let NewFile { file, name, mode, may_have_xattrs } = new;
     // Files made alike in one directory come out alike, so that only the first has to be looked at.
     let alike = directory.gives.filter(|_| directory.keeps_mode(mode).is_some() && entry.link.is_none());
     let (ids, id) = match alike {
@@ -217,7 +230,12 @@ fn complete(
     if reached < entry.size {
         set_len(file, entry.size)?;
     }
-    let present = Present { ids, mode: (directory.keeps_mode(mode) == Some(true)).then_some(mode), has_times: false };
+    let present = Present {
+        ids,
+        mode: (directory.keeps_mode(mode) == Some(true)).then_some(mode),
+        has_times: false,
+        may_have_xattrs,
+    };
     let lacking = attributes.apply(Handle::Open(file), entry, present);
     take_place(directory.fd(), leaf, &name)?;
     Ok((id, lacking))
@@ -270,6 +288,7 @@ pub(super) fn restore_node(
 ) -> Result<Outcome, RestoreError> {
     let op = making(entry.entry_type);
     let private = Mode::from_raw_mode(PRIVATE);
+    let may_have_xattrs = entry.entry_type != EntryType::Symlink && attributes.inherits(directory);
     let fd = directory.fd();
     let node = |name: &[u8], file_type| rustix::fs::mknodat(fd, name, file_type, private, entry.rdev);
     let placed = match entry.entry_type {
@@ -286,7 +305,8 @@ pub(super) fn restore_node(
         Ok(Some(((), name))) => name,
         Ok(None) => return Ok(Outcome::Skipped),
         Err(error) if is_device && error.errno() == Some(Errno::PERM) => {
-            return Err(RestoreError::Unsupported("making a device node is not permitted"));
+            attributes.count(Refusal::Device, entry);
+            return Ok(Outcome::Skipped);
         }
         Err(error) => return Err(error),
     };
@@ -300,7 +320,7 @@ pub(super) fn restore_node(
             return Err(RestoreError::io(op, error));
         }
     };
-    let present = Present { ids: made.ids, mode: None, has_times: false };
+    let present = Present { ids: made.ids, mode: None, has_times: false, may_have_xattrs };
     let lacking = attributes.apply(Handle::Path(made.fd.as_fd()), entry, present);
     if let Err(error) = take_place(fd, leaf, &name) {
         remove(fd, leaf, &name, made.id);
