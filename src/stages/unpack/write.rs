@@ -638,31 +638,72 @@ mod tests {
     }
 
     #[test]
-    fn paths_longer_than_one_system_call_takes_work() {
+    fn paths_longer_than_one_system_call_takes_work_for_every_type() {
         let mut scene = Scene::new(ALWAYS);
         let component = "x".repeat(200);
-        let mut path = component.clone();
-        let mut paths = Vec::new();
-        for _ in 0..30 {
-            scene.directory(&path);
-            paths.push(path.clone());
-            path = format!("{path}/{component}");
+        let deep = vec![component.as_str(); 30].join("/");
+        assert!(deep.len() > 6000);
+        let at = |name: &str| format!("{deep}/{name}");
+        let xattr = |entry: Entry| Entry {
+            xattrs: vec![crate::format::entry::Xattr { name: b"user.deep".to_vec(), value: b"yes".to_vec() }],
+            ..entry
+        };
+        // The second time over what the first has made, and without openat2.
+        for turn in 0..2 {
+            let mut parent = String::new();
+            for _ in 0..30 {
+                parent = if parent.is_empty() { component.clone() } else { format!("{parent}/{component}") };
+                let directory = xattr(Entry { mode: 0o700 + turn, ..entry(&parent, EntryType::Directory) });
+                scene.destination.make_directory(Arc::new(directory));
+            }
+            scene.file_of(xattr(Entry { mode: 0o4711, ..sized(entry(at("file"), EntryType::File), 4) }), b"deep");
+            let (_, records) = in_pieces(&at("large"), b"0123456789", 2);
+            for (plain, piece) in &records {
+                scene.writer.write(plain, std::slice::from_ref(piece));
+            }
+            scene.create(symlink(at("symlink"), "x".repeat(4000)));
+            scene.create(Entry { mode: 0o620, ..entry(at("fifo"), EntryType::Fifo) });
+            scene.create(Entry { rdev: rustix::fs::makedev(1, 3), ..entry(at("null"), EntryType::CharDevice) });
+            for (number, name) in ["first", "second", "third"].into_iter().enumerate() {
+                let name = super::super::fixture::linked(sized(entry(at(name), EntryType::File), 4), 1);
+                let role = scene.destination.link_plan(Arc::new(name.clone()));
+                assert_eq!(role == super::super::links::LinkRole::First, number == 0);
+                if number == 0 {
+                    scene.file_of(name, b"link");
+                }
+            }
+            // Below directories that are no entries.
+            scene.file(&format!("{}/bare", deep.replace('x', "y")), b"bare");
+            scene.destination.finish();
+            assert_eq!((scene.sink.total(), scene.sink.all_restored()), ((30 + 8 + 1) * (turn as usize + 1), true));
+
+            let directory = scene.destination.beneath.open(deep.as_bytes()).unwrap();
+            let stat =
+                |name: &str| rustix::fs::statat(&directory, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            for (name, mode) in [("file", 0o104_711), ("symlink", 0o120_777), ("fifo", 0o010_620), ("large", 0o100_644)]
+            {
+                let found = stat(name);
+                assert_eq!(
+                    (found.st_mode, found.st_mtime, found.st_mtime_nsec),
+                    (mode, 1_600_000_000, 123_456_789),
+                    "{name}"
+                );
+            }
+            assert_eq!((stat("file").st_size, stat("large").st_size, stat("symlink").st_size), (4, 10, 4000));
+            assert!(stat("first").st_ino == stat("third").st_ino && stat("third").st_nlink == 3);
+            assert!(!is_root() || stat("null").st_rdev == rustix::fs::makedev(1, 3));
+            let own = stat(".");
+            assert_eq!((own.st_mode & 0o7777, own.st_mtime), (0o700 + turn, 1_600_000_000));
+            let by_descriptor = super::super::beneath::path_of(directory.as_fd());
+            for path in [by_descriptor.clone(), format!("{by_descriptor}/file")] {
+                let mut value = [0; 8];
+                match rustix::fs::getxattr(&path, "user.deep", &mut value[..]) {
+                    Ok(len) => assert_eq!(&value[..len], b"yes"),
+                    Err(error) => assert_eq!(error, rustix::io::Errno::OPNOTSUPP, "a file system without them"),
+                }
+            }
+            scene.destination.beneath.forget_openat2();
         }
-        assert!(path.len() > 6000);
-        scene.file(&path, b"deep");
-        let (_, records) = in_pieces(&format!("{}/large", paths[29]), b"0123456789", 2);
-        for (plain, piece) in &records {
-            scene.writer.write(plain, std::slice::from_ref(piece));
-        }
-        // Without entries for its parents, and without openat2.
-        scene.destination.beneath.forget_openat2();
-        let bare = path.replace('x', "y");
-        scene.file(&bare, b"bare");
-        scene.destination.finish();
-        assert_eq!((scene.sink.total(), scene.sink.all_restored()), (33, true));
-        let parent = scene.destination.beneath.open(paths[29].as_bytes()).unwrap();
-        let stat = rustix::fs::statat(&parent, &*component, rustix::fs::AtFlags::empty()).unwrap();
-        assert_eq!(stat.st_size, 4);
     }
 
     #[test]
