@@ -222,7 +222,7 @@ fn a_file_that_the_system_refuses_to_read_is_named() {
 }
 
 /// Runs the program as nobody, from a copy that nobody may run.
-fn as_nobody(place: &Tree, arguments: &[&str]) -> Option<Output> {
+pub(crate) fn as_nobody(place: &Tree, arguments: &[&str]) -> Option<Output> {
     if !is_root() {
         return None;
     }
@@ -300,13 +300,13 @@ fn a_file_that_can_no_longer_be_read_keeps_its_older_version() {
 }
 
 /// Does something to a file over and over beside a run.
-struct Meddler {
+pub(crate) struct Meddler {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Meddler {
-    fn new(work: impl Fn(u64) + Send + 'static) -> Self {
+    pub(crate) fn new(work: impl Fn(u64) + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
