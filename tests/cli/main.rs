@@ -1,0 +1,11 @@
+//! The command line from outside: what it refuses, what it prints, and the status it ends with. That trees come back as
+//! they were is with the behaviours.
+
+mod arguments;
+mod endings;
+mod listing;
+mod passwords;
+mod restoring;
+mod results;
+mod streams;
+mod support;
