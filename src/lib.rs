@@ -141,7 +141,7 @@ pub use crate::crypto::derive::KdfParams;
 pub use crate::crypto::key::Password;
 pub use crate::engine::api::{
     AddOptions, CreateOptions, ExtractOptions, ListEntry, ListOptions, Overwrite, Preserve, RemoveOptions,
-    SnapshotInfo, VaultInfo, VerifyOptions, check_pattern,
+    SnapshotInfo, VaultInfo, VaultUsage, VerifyOptions, check_pattern,
 };
 pub use crate::engine::cancel::CancelToken;
 pub use crate::engine::config::{

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use flint_pipe::{Error, KdfParams, Vault, VaultInfo, format_size};
+use flint_pipe::{Error, KdfParams, Vault, VaultInfo, VaultUsage, format_size};
 
-use crate::cli::args::VaultOrFileArg;
+use crate::cli::args::{PasswordArgs, VaultOrFileArg};
 use crate::cli::exit::Status;
 use crate::cli::session::Session;
 use crate::cli::{escape, stdout};
@@ -16,6 +16,11 @@ use crate::cli::{escape, stdout};
 pub(crate) struct Args {
     #[command(flatten)]
     vault: VaultOrFileArg,
+    /// With the password: what the file's bytes are for
+    #[arg(long)]
+    long: bool,
+    #[command(flatten)]
+    password: PasswordArgs,
 }
 
 /// Runs the command.
@@ -31,7 +36,11 @@ fn info(args: &Args, session: &Session) -> Result<(), Error> {
     for warning in &info.warnings {
         session.note(&format!("{}: {}", escape::text(warning), escape::path(&args.vault.path)));
     }
-    stdout::print(text(&args.vault.path, &info))
+    let mut lines = text(&args.vault.path, &info);
+    if args.long {
+        lines.push_str(&usage_text(&session.open(&args.password)?.usage()?));
+    }
+    stdout::print(lines)
 }
 
 fn text(vault: &Path, info: &VaultInfo) -> String {
@@ -55,6 +64,20 @@ fn text(vault: &Path, info: &VaultInfo) -> String {
         lines.push(("other keys", info.other_slots.to_string()));
     }
     lines.into_iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect()
+}
+
+/// The bytes of the file by use, and what they sum up to.
+fn usage_text(usage: &VaultUsage) -> String {
+    let lines = [
+        ("data, newest snapshot", usage.newest_data),
+        ("data, older ones alone", usage.older_data),
+        ("indexes", usage.index),
+        ("headers", usage.headers),
+        ("unreferenced", usage.unreferenced),
+    ];
+    let share = |bytes: u64| bytes as f64 * 100.0 / usage.file_size.max(1) as f64;
+    let line = |(name, bytes)| format!("  {name:<24}{:>10} {:>5.1}%\n", format_size(bytes), share(bytes));
+    format!("use of its bytes\n{}", lines.into_iter().map(line).collect::<String>())
 }
 
 fn kdf_text(kdf: &KdfParams, label: &str) -> String {

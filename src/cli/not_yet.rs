@@ -11,14 +11,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 const COMMANDS: &[&str] = &["compact", "recover", "key", "rekey", "profile"];
 
 /// Options, and the commands that will have them.
-const OPTIONS: &[(&str, &[&str])] = &[
-    ("--report", PIPELINES),
-    ("--hlog", PIPELINES),
-    ("--trace", PIPELINES),
-    ("--metrics", PIPELINES),
-    ("--read-data-subset", &["verify"]),
-    ("--long", &["info"]),
-];
+const OPTIONS: &[(&str, &[&str])] =
+    &[("--report", PIPELINES), ("--hlog", PIPELINES), ("--trace", PIPELINES), ("--metrics", PIPELINES)];
 
 /// The commands that run a pipeline.
 const PIPELINES: &[&str] = &["add", "extract", "get", "verify"];
@@ -48,9 +42,7 @@ pub(crate) fn word(error: &clap::Error, args: &[OsString]) -> Option<String> {
 /// Every word of the tables that stands alone.
 #[cfg(test)]
 pub(crate) fn words() -> impl Iterator<Item = &'static str> {
-    // `list` has it already.
-    let there = "--long";
-    COMMANDS.iter().copied().chain(OPTIONS.iter().map(|(option, _)| *option)).filter(move |word| *word != there)
+    COMMANDS.iter().copied().chain(OPTIONS.iter().map(|(option, _)| *option))
 }
 
 #[cfg(test)]

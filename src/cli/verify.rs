@@ -11,7 +11,8 @@ use crate::cli::session::Session;
 
 /// Read and authenticate everything that any snapshot needs
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  flint-pipe verify -v backup.flint")]
+#[command(after_help = "Examples:\n  flint-pipe verify -v backup.flint\n  \
+flint-pipe verify -v backup.flint --read-data-subset 5%")]
 pub(crate) struct Args {
     #[command(flatten)]
     vault: VaultArg,
@@ -21,6 +22,9 @@ pub(crate) struct Args {
     /// Check the structure alone, read no data
     #[arg(long)]
     quick: bool,
+    /// Read P% of the data, chosen at random
+    #[arg(long, value_name = "P%", value_parser = percent, conflicts_with = "quick")]
+    read_data_subset: Option<f64>,
     #[command(flatten)]
     dry_run: DryRunArg,
     #[command(flatten)]
@@ -31,6 +35,13 @@ pub(crate) struct Args {
     password: PasswordArgs,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// Parses the value of `--read-data-subset`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>().ok();
+    let percent = number.filter(|percent| *percent > 0.0 && *percent <= 100.0);
+    percent.ok_or_else(|| "not a share such as 5%, above 0 and at most 100%".to_owned())
 }
 
 /// Runs the command.
@@ -45,6 +56,7 @@ fn verify(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     options.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
     options.at = args.at;
     options.quick = args.quick;
+    options.read_data_subset = args.read_data_subset;
     options.dry_run = args.dry_run.dry_run;
 
     let vault = session.open(&args.password)?;

@@ -125,6 +125,9 @@ pub struct VerifyOptions {
     pub at: Option<u64>,
     /// The structure alone: headers, roots, commits, indexes; no data.
     pub quick: bool,
+    /// So many percent of the data records, above 0 and at most 100, chosen at random: so that run after run all are read.
+    /// `None`: all of them.
+    pub read_data_subset: Option<f64>,
     /// No data is read: the structure is looked at, as for `quick`, and the report says how much would be read,
     /// [`Report::plan`](crate::Report::plan) with what.
     pub dry_run: bool,
@@ -184,6 +187,24 @@ pub struct SnapshotInfo {
     pub bytes: u64,
     /// Some sources could not be stored.
     pub partial: bool,
+}
+
+/// What the bytes of a vault's file are used for, as [`Vault::usage`](crate::Vault::usage) counts them. All in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VaultUsage {
+    /// The file's length: the sum of all that follows.
+    pub file_size: u64,
+    /// Data that the newest snapshot needs.
+    pub newest_data: u64,
+    /// Data that only older snapshots need.
+    pub older_data: u64,
+    /// Indexes and commit records.
+    pub index: u64,
+    /// Headers, roots and the heads of segments, with the room reserved between them.
+    pub headers: u64,
+    /// What no snapshot refers to: padding, and what ended runs have left.
+    pub unreferenced: u64,
 }
 
 /// What can be told of a vault without its password.

@@ -29,5 +29,6 @@ pub(crate) mod select;
 pub(crate) mod state;
 pub(crate) mod stats;
 pub(crate) mod tell;
+pub(crate) mod usage;
 pub(crate) mod vault;
 pub(crate) mod verify;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded};
 
+use crate::crypto::key::fill_random;
 use crate::engine::api::VerifyOptions;
 use crate::engine::budget::Budget;
 use crate::engine::extract::record_pool;
@@ -65,12 +66,12 @@ impl Vault {
     fn verify_state(&self, run: &Run<'_>, state: &State, options: &VerifyOptions, checked: &mut Checked) -> Result<()> {
         let damage = |why: String| run.entry_failed(&self.path, EntryErrorKind::Damaged, why);
         self.verify_fixed(run, state, &damage)?;
-        let mut walk = Walk { state, run, trees: Vec::new(), seen: HashSet::new(), heads: Vec::new() };
+        let mut walk = Walk::new(run, state);
         match options.at {
             Some(number) => walk.commit(&state.snapshot(number)?)?,
             None => walk.chain()?,
         }
-        let Walk { trees, heads, .. } = walk;
+        let (trees, heads) = walk.finish();
         verify_heads(run, state, &heads, &damage)?;
         let mut records = Records::default();
         for tree in &trees {
@@ -87,12 +88,17 @@ impl Vault {
         };
         wanted.sort_unstable_by_key(|(_, place)| place.offset);
         let listed_bytes: Vec<(u64, u32)> = wanted.iter().map(|(_, place)| (place.offset, place.sealed_len)).collect();
+        if let Some(percent) = options.read_data_subset {
+            let all = wanted.len();
+            choose(&mut wanted, percent)?;
+            run.note(&self.path, format!("{} of {all} data records were chosen at random to be read", wanted.len()));
+        }
         if !options.quick {
             let largest = wanted.iter().map(|(_, place)| place.plain_len).max().unwrap_or(0);
             let plan = fit_unpack(&options.pipeline, largest, false)?;
             checked.plan = Some(plan.report(UNPACK_CONTEXT, false));
             if options.dry_run {
-                checked.stored_bytes += listed_bytes.iter().map(|(_, len)| u64::from(*len)).sum::<u64>();
+                checked.stored_bytes += wanted.iter().map(|(_, place)| u64::from(place.sealed_len)).sum::<u64>();
             } else {
                 let lost = verify_records(run, state, &plan, wanted, checked)?;
                 name_entries(run, state, &trees, &lost, checked)?;
@@ -149,7 +155,7 @@ fn keep_going(run: &Run<'_>, vault: &Path, error: Error) -> Result<()> {
 
 /// What has been checked so far.
 #[derive(Default)]
-struct Checked {
+pub(super) struct Checked {
     stages: Vec<StageReport>,
     files: u64,
     damaged_files: u64,
@@ -161,7 +167,7 @@ struct Checked {
 }
 
 /// Collects the trees that commits refer to, each once.
-struct Walk<'s, 'r, 'c> {
+pub(super) struct Walk<'s, 'r, 'c> {
     state: &'s State,
     run: &'r Run<'c>,
     trees: Vec<Arc<Tree>>,
@@ -169,7 +175,16 @@ struct Walk<'s, 'r, 'c> {
     heads: Vec<(SegmentSalt, u64)>,
 }
 
-impl Walk<'_, '_, '_> {
+impl<'s, 'r, 'c> Walk<'s, 'r, 'c> {
+    pub(super) fn new(run: &'r Run<'c>, state: &'s State) -> Self {
+        Self { state, run, trees: Vec::new(), seen: HashSet::new(), heads: Vec::new() }
+    }
+
+    /// The trees, and where segment headers are.
+    pub(super) fn finish(self) -> (Vec<Arc<Tree>>, Vec<(SegmentSalt, u64)>) {
+        (self.trees, self.heads)
+    }
+
     fn commit(&mut self, commit: &Commit) -> Result<()> {
         for tree in commit.full.iter().chain(&commit.deltas) {
             if !self.seen.insert((tree.head.offset, tree.head.number)) {
@@ -186,7 +201,7 @@ impl Walk<'_, '_, '_> {
     }
 
     /// The newest commit and all before it.
-    fn chain(&mut self) -> Result<()> {
+    pub(super) fn chain(&mut self) -> Result<()> {
         let mut next = Some(self.state.commit.clone());
         while let Some(commit) = next {
             self.run.check()?;
@@ -223,12 +238,12 @@ fn verify_heads(run: &Run<'_>, state: &State, heads: &[(SegmentSalt, u64)], dama
 
 /// Every record that the trees list, each once.
 #[derive(Default)]
-struct Records {
+pub(super) struct Records {
     places: HashMap<(SegmentSalt, u64), RecordPlace>,
 }
 
 impl Records {
-    fn list(&mut self, tree: &Tree, state: &State) -> Result<()> {
+    pub(super) fn list(&mut self, tree: &Tree, state: &State) -> Result<()> {
         for table in &tree.head().records {
             let salt = &tree.head().segments[table.segment as usize];
             for place in tree.record_table(table)? {
@@ -242,13 +257,13 @@ impl Records {
         Ok(())
     }
 
-    fn into_places(self) -> Vec<(SegmentSalt, RecordPlace)> {
+    pub(super) fn into_places(self) -> Vec<(SegmentSalt, RecordPlace)> {
         self.places.into_iter().map(|((salt, _), place)| (salt, place)).collect()
     }
 }
 
 /// Reads all items of a tree; what they refer to has to be there, and as long as they say.
-fn check_tree(run: &Run<'_>, tree: &Arc<Tree>, state: &State, checked: &mut Checked) -> Result<()> {
+pub(super) fn check_tree(run: &Run<'_>, tree: &Arc<Tree>, state: &State, checked: &mut Checked) -> Result<()> {
     let mut cursor = TreeCursor::new(Arc::clone(tree))?;
     let mut resolver = Resolver::new(std::slice::from_ref(tree), Arc::clone(&state.vault));
     let (mut puts, mut deletes, mut content_bytes) = (0, 0, 0_u64);
@@ -284,7 +299,7 @@ fn check_tree(run: &Run<'_>, tree: &Arc<Tree>, state: &State, checked: &mut Chec
 }
 
 /// The records that the entries of one snapshot are made of, each once.
-fn needed(run: &Run<'_>, state: &State, commit: &Commit) -> Result<Vec<(SegmentSalt, RecordPlace)>> {
+pub(super) fn needed(run: &Run<'_>, state: &State, commit: &Commit) -> Result<Vec<(SegmentSalt, RecordPlace)>> {
     let trees = state.trees(commit)?;
     let mut merge = state.merge(&trees)?;
     let mut resolver = Resolver::new(&trees, Arc::clone(&state.vault));
@@ -401,6 +416,25 @@ impl Front<'_, '_> {
         }
         stats.close()
     }
+}
+
+/// Keeps so many percent of the records, each as likely as any other, in their order; at least one, if there is any.
+fn choose(records: &mut Vec<(SegmentSalt, RecordPlace)>, percent: f64) -> Result<()> {
+    if !(percent > 0.0 && percent <= 100.0) {
+        return Err(Error::Usage(format!("{percent} % of the data cannot be read: above 0 and at most 100 can")));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "no more than there are")]
+    let count = (records.len() as f64 * percent / 100.0).ceil() as usize;
+    for at in 0..count.min(records.len()) {
+        let mut random = [0; 8];
+        fill_random(&mut random)?;
+        let left = (records.len() - at) as u64;
+        let further = usize::try_from(u64::from_le_bytes(random) % left).expect("less than the length of a vector");
+        records.swap(at, at + further);
+    }
+    records.truncate(count);
+    records.sort_unstable_by_key(|(_, place)| place.offset);
+    Ok(())
 }
 
 /// Names the entries that lost records belong to.

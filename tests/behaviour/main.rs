@@ -9,6 +9,7 @@
 mod append;
 mod backpressure;
 mod cancellation;
+mod checking;
 mod concurrent;
 mod crash_recovery;
 mod damage;
