@@ -281,6 +281,40 @@ fn a_directory_is_never_removed_for_a_file() {
 }
 
 #[test]
+fn a_name_of_a_hard_linked_file_that_cannot_be_restored_does_not_take_the_others_along() {
+    within(60, || {
+        for len in [0, 1000, 400_000] {
+            let tree = Tree::new();
+            let data = noise(1, len);
+            let first = tree.file("a", &data);
+            std::fs::hard_link(&first, tree.path("b")).unwrap();
+            // So far behind that the first has failed when it is planned.
+            for number in 0..20 {
+                tree.file(format!("between/{number}"), noise(number, 300_000));
+            }
+            std::fs::hard_link(&first, tree.path("c")).unwrap();
+            let vault = vault_in(Disk::new().dir());
+            add(&vault, tree.root(), &["."]);
+            for blocked in [&["a"][..], &["b"], &["c"], &["a", "b"]] {
+                let out = Tree::new();
+                for name in blocked {
+                    out.directory(name);
+                }
+                let report = vault.extract(out.root(), &ExtractOptions::default(), &()).unwrap();
+                let named: Vec<_> = report.errors.iter().map(|error| error.path.to_str().unwrap()).collect();
+                assert_eq!(named, blocked);
+                let rest: Vec<_> = ["a", "b", "c"].into_iter().filter(|name| !blocked.contains(name)).collect();
+                for name in &rest {
+                    assert!(std::fs::read(out.path(name)).unwrap() == data, "{name} beside {blocked:?}");
+                    let links = std::fs::metadata(out.path(name)).unwrap().nlink();
+                    assert_eq!(links, rest.len() as u64, "{name} beside {blocked:?}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn a_file_in_the_way_of_a_directory_is_replaced_or_left_as_was_asked() {
     within(60, || {
         let (vault, tree) = vault();

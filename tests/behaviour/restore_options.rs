@@ -93,10 +93,10 @@ fn a_pattern_that_is_none_is_wrong_usage_and_one_that_matches_nothing_an_error()
     within(60, || {
         let vault = project();
         let out = Tree::new();
-        for options in [chosen(&["src", "a{b"], &[]), chosen(&[], &["a{b"])] {
+        for options in [chosen(&["src", "a[b"], &[]), chosen(&[], &["a[b"])] {
             let failed = vault.extract(&out.path("o"), &options, &()).unwrap_err();
             assert_eq!(failed.error.kind(), ErrorKind::Usage);
-            assert!(failed.error.to_string().contains("a{b"), "{}", failed.error);
+            assert!(failed.error.to_string().contains("a[b"), "{}", failed.error);
             assert!(!out.path("o").exists(), "nothing is begun");
         }
         let failed = vault.extract(&out.path("o"), &chosen(&["*.c", "*.h"], &[]), &()).unwrap_err();

@@ -171,6 +171,26 @@ impl Destination {
         self.abandoned.load(Ordering::SeqCst)
     }
 
+    /// Has an entry made, or one of its other names if it cannot be; tells of each that was tried.
+    pub(super) fn settle_one_of(
+        &self,
+        mut entry: Arc<Entry>,
+        mut make: impl FnMut(&Entry) -> Result<Outcome, RestoreError>,
+    ) {
+        loop {
+            let outcome = make(&entry);
+            let is_made = matches!(outcome, Ok(Outcome::Restored { .. }));
+            self.settle(&entry, outcome);
+            if is_made {
+                return;
+            }
+            match self.links.pass_on(&entry) {
+                Some(next) => entry = next,
+                None => return,
+            }
+        }
+    }
+
     /// Tells of an entry, and remembers it if others are linked to it.
     pub(super) fn settle(&self, entry: &Entry, outcome: Result<Outcome, RestoreError>) {
         self.links.learn(entry, &outcome);

@@ -1,7 +1,8 @@
 //! Which names are one file, and how do the later ones come to be when the first is there?
 //!
 //! A name is linked only to one that this run wrote and that still is the inode it wrote; where the system makes no
-//! link, the content is copied from there.
+//! link, the content is copied from there. If the first name cannot be made, the next one is tried with the content that
+//! is at hand; where none is known yet, the first that comes has its content read once more.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,6 +50,8 @@ enum Fate {
     Unknown,
     Restored(FileId),
     Failed(RestoreError),
+    /// None of the names so far could be made, for causes of their own: another one may.
+    Blocked,
 }
 
 impl Links {
@@ -60,6 +63,10 @@ impl Links {
         let mut families = lock(&self.families);
         let families = families.entry(group).or_default();
         match families.iter_mut().find(|family| is_same_file(&family.first, &entry)) {
+            Some(family) if matches!(family.fate, Fate::Blocked) => {
+                (family.first, family.fate) = (entry, Fate::Unknown);
+                LinkRole::First
+            }
             Some(family) => {
                 family.later.push(entry);
                 LinkRole::Later
@@ -69,6 +76,21 @@ impl Links {
                 LinkRole::First
             }
         }
+    }
+
+    /// The name to make instead of `entry`, which could not be made and is told of: the next one that is known. Without
+    /// one, the next that comes is [`LinkRole::First`] again.
+    pub(super) fn pass_on(&self, entry: &Entry) -> Option<Arc<Entry>> {
+        let mut families = lock(&self.families);
+        let families = families.get_mut(&entry.link?)?;
+        let family = families.iter_mut().find(|family| family.first.path == entry.path)?;
+        if family.later.is_empty() {
+            family.fate = Fate::Blocked;
+            return None;
+        }
+        let next = family.later.remove(0);
+        (family.first, family.fate) = (Arc::clone(&next), Fate::Unknown);
+        Some(next)
     }
 
     /// Takes note of what became of an entry, if it is the first of a family.
@@ -123,7 +145,10 @@ impl Linker<'_> {
     fn make_family(&mut self, Family { mut first, fate, later }: Family) {
         let mut id = match fate {
             Fate::Restored(id) => id,
-            Fate::Unknown => return self.fail_all(&later, &RestoreError::io(FileOp::Link, Errno::NOENT)),
+            // Blocked: then there are no later ones.
+            Fate::Unknown | Fate::Blocked => {
+                return self.fail_all(&later, &RestoreError::io(FileOp::Link, Errno::NOENT));
+            }
             Fate::Failed(error) => return self.fail_all(&later, &error),
         };
         for entry in later {
@@ -370,20 +395,71 @@ mod tests {
     }
 
     #[test]
-    fn names_fail_with_the_first_for_its_cause() {
-        let mut scene = Scene::prepared(ALWAYS, |root| std::fs::create_dir(root.join("a")).unwrap());
-        restore(&mut scene, name_of_one("a"), b"data");
-        restore(&mut scene, name_of_one("b"), b"data");
+    fn names_fail_with_the_first_for_damage() {
+        let mut scene = Scene::new(ALWAYS);
         let lost = linked(sized(entry("lost", EntryType::File), 4), 9);
         scene.destination.link_plan(Arc::new(lost.clone()));
         scene.destination.link_plan(Arc::new(linked(sized(entry("lost too", EntryType::File), 4), 9)));
         let file = Arc::new(RestoreFile::new(Arc::new(lost), 1));
         scene.writer.lose(&[piece(&file, 0, 4, 0)], &Malformation::Compression);
         scene.destination.finish();
-        assert!(scene.sink.of("a").contains("Is a directory"));
-        assert_eq!(scene.sink.of("b"), scene.sink.of("a"));
+        assert!(scene.sink.of("lost").starts_with("damaged"));
         assert_eq!(scene.sink.of("lost too"), scene.sink.of("lost"));
-        assert_eq!(scene.names("."), [b"a"]);
+        assert!(scene.names(".").is_empty());
+    }
+
+    #[test]
+    fn a_name_that_is_blocked_hands_the_content_on_to_the_next() {
+        // The names that come before the content does, and in how many pieces that comes.
+        for (known, pieces) in [(1, 1), (2, 1), (3, 1), (5, 1), (1, 2), (2, 2), (3, 2), (5, 2)] {
+            let mut scene = Scene::prepared(ALWAYS, |root| {
+                for name in ["a", "b", "d"] {
+                    std::fs::create_dir(root.join(name)).unwrap();
+                }
+            });
+            let name = |path: &str| linked(sized(entry(path, EntryType::File), 4), 1);
+            let mut first = Vec::new();
+            let plan = |scene: &Scene, path: &str| scene.destination.link_plan(Arc::new(name(path)));
+            let names = ["a", "b", "c", "d", "e"];
+            for path in &names[..known] {
+                if plan(&scene, path) == LinkRole::First {
+                    first.push(name(path));
+                }
+            }
+            for path in names[known..].iter().copied().map(Some).chain([None]) {
+                for entry in first.drain(..) {
+                    let file = Arc::new(RestoreFile::new(Arc::new(entry), pieces));
+                    let half = if pieces == 1 { 4 } else { 2 };
+                    for at in (0..4).step_by(half) {
+                        scene.writer.write(&b"data"[at..at + half], &[piece(&file, 0, half, at as u64)]);
+                    }
+                }
+                if let Some(path) = path.filter(|path| plan(&scene, path) == LinkRole::First) {
+                    first.push(name(path));
+                }
+            }
+            scene.destination.finish();
+            let told: Vec<bool> = names.iter().map(|path| scene.sink.of(path) == "restored").collect();
+            assert_eq!(told, [false, false, true, false, true], "{known} {pieces}");
+            assert_eq!(inode(&scene, "c"), inode(&scene, "e"), "{known} {pieces}");
+            assert_eq!(std::fs::read_to_string(scene.at("e")).unwrap(), "data");
+            assert_eq!(scene.names(".").len(), 5);
+        }
+    }
+
+    #[test]
+    fn what_has_no_content_is_made_under_the_next_name_too() {
+        let mut scene = Scene::prepared(ALWAYS, |root| std::fs::create_dir(root.join("a")).unwrap());
+        for path in ["a", "b", "c"] {
+            let entry = linked(entry(path, EntryType::Fifo), 3);
+            if scene.destination.link_plan(Arc::new(entry.clone())) == LinkRole::First {
+                scene.create(entry);
+            }
+        }
+        scene.destination.finish();
+        assert!(scene.sink.of("a").contains("Is a directory"));
+        assert_eq!((scene.sink.of("b").as_str(), scene.sink.of("c").as_str()), ("restored", "restored"));
+        assert_eq!(inode(&scene, "b"), inode(&scene, "c"));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::format::entry::{Entry, EntryType};
 /// If the last holder lets go of it before all pieces came, what was written is removed and nothing told.
 #[derive(Debug)]
 pub(crate) struct RestoreFile {
-    /// What it is to become.
+    /// What it is to become; if it has other names and this one cannot be made, one of those.
     pub(crate) entry: Arc<Entry>,
     /// How many pieces there are in all.
     pieces: u32,
@@ -97,11 +97,13 @@ impl RestoreFile {
     /// Fails it, unless it is over already; what was written is removed.
     pub(super) fn fail(&self, destination: &Destination, error: RestoreError) {
         let before = std::mem::replace(&mut *lock(&self.progress), Progress::Over);
-        if !matches!(before, Progress::Over) {
+        let entry = match before {
+            Progress::Over => return,
+            Progress::Waiting => Arc::clone(&self.entry),
             // Removed before it is told, so that who hears of it finds it gone.
-            drop(before);
-            destination.settle(&self.entry, Err(error));
-        }
+            Progress::Begun(begun) => Arc::clone(&begun.entry),
+        };
+        destination.settle(&entry, Err(error));
     }
 
     /// As [`RestoreFile::fail`], untold.
@@ -158,8 +160,8 @@ impl FileWriter {
         if entry.entry_type == EntryType::Directory {
             return self.destination.make_directory(entry);
         }
-        let outcome = self.destination.restore_without_data(&mut self.cache, &entry);
-        self.destination.settle(&entry, outcome);
+        let Self { destination, cache } = self;
+        destination.settle_one_of(entry, |entry| destination.restore_without_data(cache, entry));
     }
 
     /// - `group`: pieces of one file, at least one.
@@ -191,17 +193,18 @@ impl FileWriter {
         }
         let Self { destination, cache } = self;
         let overwrite = destination.policy.overwrite;
-        let outcome = destination.in_parent(cache, &file.entry.path, FileOp::Create, |directory, leaf| {
-            restore_file(&destination.attributes, overwrite, directory, leaf, &file.entry, &mut |target| {
-                let mut reached = 0;
-                for &(bytes, offset) in slices {
-                    write_all_at(target, bytes, offset)?;
-                    reached = reached.max(offset + bytes.len() as u64);
-                }
-                Ok(reached)
+        destination.settle_one_of(Arc::clone(&file.entry), |entry| {
+            destination.in_parent(cache, &entry.path, FileOp::Create, |directory, leaf| {
+                restore_file(&destination.attributes, overwrite, directory, leaf, entry, &mut |target| {
+                    let mut reached = 0;
+                    for &(bytes, offset) in slices {
+                        write_all_at(target, bytes, offset)?;
+                        reached = reached.max(offset + bytes.len() as u64);
+                    }
+                    Ok(reached)
+                })
             })
         });
-        destination.settle(&file.entry, outcome);
     }
 
     fn write_part(&mut self, file: &Arc<RestoreFile>, slices: &[(&[u8], u64)]) -> Result<(), RestoreError> {
@@ -237,7 +240,7 @@ impl FileWriter {
                     Ok(Some(opened))
                 }
             },
-            Progress::Waiting => match self.begin(file)? {
+            Progress::Waiting => match self.begin(Arc::clone(&file.entry)) {
                 Some((begun, opened)) => {
                     // Registered while the file is locked: `abandon` waits for it, or it finds the run abandoned.
                     if !self.destination.register(begun.key, file) {
@@ -249,18 +252,31 @@ impl FileWriter {
                 }
                 None => {
                     *progress = Progress::Over;
-                    drop(progress);
-                    self.destination.settle(&file.entry, Ok(Outcome::Skipped));
                     Ok(None)
                 }
             },
         }
     }
 
-    fn begin(&mut self, file: &RestoreFile) -> Result<Option<(Begun, Arc<OwnedFd>)>, RestoreError> {
+    /// Makes the file under its name, or under the first of its other names that can be made; `None` if there is no such
+    /// name. Names that cannot be made are told of.
+    fn begin(&mut self, mut entry: Arc<Entry>) -> Option<(Begun, Arc<OwnedFd>)> {
+        loop {
+            let outcome = match self.begin_as(&entry) {
+                Ok(Some(begun)) => return Some(begun),
+                Ok(None) => Ok(Outcome::Skipped),
+                Err(error) => Err(error),
+            };
+            self.destination.settle(&entry, outcome);
+            entry = self.destination.links.pass_on(&entry)?;
+        }
+    }
+
+    /// `None` if the name is taken and shall stay.
+    fn begin_as(&mut self, entry: &Arc<Entry>) -> Result<Option<(Begun, Arc<OwnedFd>)>, RestoreError> {
         let Self { destination, cache } = self;
         let overwrite = destination.policy.overwrite;
-        let begun = destination.in_parent(cache, &file.entry.path, FileOp::Create, |directory, leaf| {
+        let begun = destination.in_parent(cache, &entry.path, FileOp::Create, |directory, leaf| {
             let may_have_xattrs = destination.attributes.inherits(directory);
             let create = |name: &[u8]| create_exclusive(directory.fd(), name, PRIVATE);
             let Some((opened, name)) = place(directory.fd(), leaf, overwrite, FileOp::Create, create)? else {
@@ -280,7 +296,7 @@ impl FileWriter {
         let opened = Arc::new(opened);
         let begun = Begun {
             destination: Arc::clone(destination),
-            entry: Arc::clone(&file.entry),
+            entry: Arc::clone(entry),
             key: destination.next_key(),
             name,
             id,
@@ -301,8 +317,9 @@ impl FileWriter {
         let reached = file.reached.load(Ordering::Relaxed);
         let outcome = self.complete_begun(&mut begun, reached);
         begun.complete = outcome.is_ok();
+        let entry = Arc::clone(&begun.entry);
         drop(begun);
-        self.destination.settle(&file.entry, outcome);
+        self.destination.settle(&entry, outcome);
     }
 
     fn complete_begun(&mut self, begun: &mut Begun, reached: u64) -> Result<Outcome, RestoreError> {
