@@ -9,3 +9,4 @@ mod restoring;
 mod results;
 mod streams;
 mod support;
+mod terminal;
