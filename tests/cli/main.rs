@@ -2,9 +2,13 @@
 //! they were is with the behaviours.
 
 mod arguments;
+mod choosing;
+mod dry_runs;
 mod endings;
+mod exit_codes;
 mod listing;
 mod passwords;
+mod removing;
 mod restoring;
 mod results;
 mod streams;
