@@ -30,6 +30,7 @@ import heapq
 import hmac
 import json
 import os
+import re
 import stat
 import struct
 import sys
@@ -1413,6 +1414,8 @@ def entry_json(entry):
     }
     if entry.type == SYMLINK:
         fields["target"] = lossy(entry.target)
+        if not is_utf8(entry.target):
+            fields["target_bytes"] = base64.b64encode(entry.target).decode()
     if not is_utf8(path):
         fields["path_bytes"] = base64.b64encode(path).decode()
     return fields
@@ -1434,8 +1437,15 @@ def snapshot_json(snapshot):
     }
 
 
+# What a terminal acts on although JSON lets it stand: DEL and C1 controls, what changes the direction of writing, and
+# the line and paragraph separators.
+ESCAPED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
 def print_json(fields):
-    print(json.dumps(fields, ensure_ascii=False, separators=(",", ":")))
+    """An object on a line of its own."""
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    print(ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 class Selection:
