@@ -63,7 +63,7 @@ fn pages() -> Result<Vec<(String, Vec<u8>)>, Error> {
     let commands: Vec<clap::Command> = root.get_subcommands().cloned().collect();
     let mut pages = Vec::new();
     for command in std::iter::once(root).chain(commands) {
-        let man = Man::new(command).manual("flint-pipe");
+        let man = Man::new(command).manual("flint-pipe").source(concat!("flint-pipe ", env!("CARGO_PKG_VERSION")));
         let mut page = Vec::new();
         man.render(&mut page).map_err(|error| Error::io(FileOp::Write, man.get_filename(), error))?;
         pages.push((man.get_filename(), page));

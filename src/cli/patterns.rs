@@ -41,11 +41,12 @@ enum Given {
 
 impl clap::Args for Excludes {
     fn augment_args(command: Command) -> Command {
-        Options::augment_args(command)
+        // The heading is for these alone, not for what comes after them.
+        Options::augment_args(command).next_help_heading(None::<&'static str>)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
-        Options::augment_args_for_update(command)
+        Options::augment_args_for_update(command).next_help_heading(None::<&'static str>)
     }
 }
 

@@ -79,7 +79,7 @@ fn what_would_fail_fails_in_a_dry_run_too() {
     for (line, code) in [
         ("create -v v", 1),
         ("create -v no/such/directory/v", 1),
-        ("create -v w --kdf-memory 1M", 1),
+        ("create -v w --kdf-memory 1M", 2),
         ("add -v v -s missing", 1),
         ("add -v v -s d -s missing", 3),
         ("add -v v -s d --memory 1M", 2),

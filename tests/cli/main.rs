@@ -14,3 +14,4 @@ mod results;
 mod streams;
 mod support;
 mod terminal;
+mod transcripts;

@@ -108,7 +108,7 @@ impl Summary {
         let directories = count(report.directories, "directory", "directories");
         self.line(done, &format!("{files}, {directories}"));
         if report.unchanged_files > 0 {
-            self.line("unchanged", &format!("{} of these, not read again", report.unchanged_files));
+            self.line("unchanged", &format!("{} of these, left as they were", report.unchanged_files));
         }
         let failed = count(report.failed_files, "file", "files");
         match report.changed_files {
