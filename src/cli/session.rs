@@ -279,7 +279,8 @@ impl Session {
             Ok(()) => status,
             Err(error) => {
                 self.tell(&error);
-                if status == Status::Done { Status::of_kind(error.kind()) } else { status }
+                // Failing counts for more than what is incomplete, and for less than what ended the command.
+                if matches!(status, Status::Done | Status::Incomplete) { Status::of_kind(error.kind()) } else { status }
             }
         }
     }

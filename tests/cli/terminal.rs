@@ -241,6 +241,16 @@ fn a_terminal_that_cannot_draw_gets_lines_and_one_that_is_not_asked_nothing() {
 }
 
 #[test]
+fn messages_have_colours_on_a_terminal_unless_somebody_does_not_want_them() {
+    let place = Place::new();
+    for (variables, coloured) in [(&[][..], true), (&[("NO_COLOR", "1")], false), (&[("TERM", "dumb")], false)] {
+        let (ended, seen) = Terminal::start(&place, "list -v missing", 80, variables).ends();
+        assert_eq!(ended.code(), Some(10), "{seen}");
+        assert_eq!(seen.contains('\x1b'), coloured, "{variables:?}: {seen:?}");
+    }
+}
+
+#[test]
 fn ctrl_c_in_the_middle_of_a_run_takes_the_bar_away_and_ends_with_130() {
     let place = Place::new();
     place.file("heavy", &heavy(60_000_000));
