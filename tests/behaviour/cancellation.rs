@@ -676,7 +676,7 @@ fn a_lock_that_another_holds_is_waited_for_as_long_as_was_asked_and_said_once() 
             let failed = add(Some(Duration::ZERO), &CancelToken::new(), &()).unwrap_err();
             assert!(matches!(failed.error, Error::Locked(_)), "{:?}", failed.error);
             let waits = Waits::default();
-            let failed = add(Some(Duration::from_millis(800)), &CancelToken::new(), &waits).unwrap_err();
+            let failed = add(Some(Duration::from_millis(1500)), &CancelToken::new(), &waits).unwrap_err();
             assert!(matches!(failed.error, Error::Locked(_)), "{:?}", failed.error);
             assert_eq!(waits.0.load(Ordering::Relaxed), 1);
             // A cancel ends the wait, and so does a deadline.

@@ -45,7 +45,9 @@ fn wrong_usage_ends_with_2_and_prints_no_result() {
         "verify -v v --write-workers 2",
         "verify -v v --progress=sometimes",
         "info",
-        "info -v v --long",
+        "info -v v --short",
+        "verify -v v --quick --read-data-subset 5%",
+        "verify -v v --read-data-subset 101%",
     ] {
         let output = place.run(line);
         assert_eq!(status(&output), 2, "{line}: {}", stderr(&output));
@@ -88,7 +90,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
     let place = Place::new().with_file("v");
     for (line, word) in [
         ("add -v v -s a --report=a.html", "--report"),
-        ("verify -v v --read-data-subset 5%", "--read-data-subset"),
+        ("verify -v v --hlog v.hlog", "--hlog"),
         ("compact -v v", "compact"),
         ("key add -v v", "key"),
     ] {

@@ -45,12 +45,12 @@ fn patterns_come_from_standard_input_too_but_not_beside_a_password() {
 #[test]
 fn a_bad_pattern_is_named_with_its_file_and_line_before_a_password_is_asked_for() {
     let place = Place::new();
-    place.file("d/a", b"x").file("rules", b"*.o\n\na{b\n").file("bytes", b"\xff\n");
+    place.file("d/a", b"x").file("rules", b"*.o\n\na[b\n").file("bytes", b"\xff\n");
     for (line, words) in [
         ("add -v v -s d --exclude-from rules", "bad pattern in line 3: rules: "),
         ("add -v v -s d --exclude-from bytes", "bad pattern in line 1: bytes: it is not UTF-8"),
-        ("add -v v -s d --exclude a{b", "invalid value 'a{b' for '--exclude <GLOB>'"),
-        ("extract -v v -o o --include a{b", "invalid value 'a{b' for '--include <GLOB>'"),
+        ("add -v v -s d --exclude a[b", "invalid value 'a[b' for '--exclude <GLOB>'"),
+        ("extract -v v -o o --include a[b", "invalid value 'a[b' for '--include <GLOB>'"),
     ] {
         let output = place.run(line);
         assert_eq!(status(&output), 2, "{line}");
