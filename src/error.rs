@@ -293,6 +293,11 @@ impl Error {
         }
     }
 
+    /// Whether bytes of a vault are not what was written there, or are not given back by the disk: what can be gone past.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Io { op: FileOp::Read, .. })
+    }
+
     /// The coarse cause.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

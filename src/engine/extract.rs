@@ -91,7 +91,7 @@ impl Vault {
         let (commit, trees) = trees_at(state, options.at)?;
         done.snapshot = commit.snapshot.as_ref().map(|snapshot| snapshot.number);
         let filter = Filter::new(&options.include, &options.exclude)?;
-        let selection = Selection::new(state, &trees, &options.files)?.filtered(filter);
+        let selection = Selection::tolerant(state, &trees, &options.files)?.filtered(filter);
         let plan = fit_unpack(&options.pipeline, largest_record(&trees), true)?;
         done.plan = Some(plan.report(UNPACK_CONTEXT, false));
         let policy = RestorePolicy { overwrite: options.overwrite, preserve: options.preserve, sync: options.sync };
@@ -164,7 +164,7 @@ impl Done {
 
     /// Whether a run that came to its end did anything of what was asked.
     fn outcome(&self, destination: &Path, options: &ExtractOptions, report: &Report) -> Result<()> {
-        if self.selected == 0 {
+        if self.selected == 0 && !report.is_damaged() {
             let unmatched = self.unmatched.first().map(|name| name.as_path().display().to_string());
             let name = unmatched.or_else(|| (!options.include.is_empty()).then(|| options.include.join(", ")));
             if let Some(name) = name {

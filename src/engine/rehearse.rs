@@ -11,7 +11,7 @@ use crate::engine::fit::{compress_context, fit_pack};
 use crate::engine::plan::{Decision, Planner};
 use crate::engine::run::{Phase, Run};
 use crate::engine::select::Selection;
-use crate::engine::tell::Tally;
+use crate::engine::tell::{Tally, tell_lost};
 use crate::engine::vault::Vault;
 use crate::error::{Error, Result};
 use crate::format::entry::EntryType;
@@ -33,7 +33,10 @@ pub(crate) fn rehearse(
     let mut glance = Glance::at(destination, policy)?;
     let mut selected = 0;
     let counters = &run.counters;
-    while let Some((_, entry)) = selection.next()? {
+    loop {
+        let next = selection.next()?;
+        tell_lost(run, tally, selection.take_lost());
+        let Some((_, entry)) = next else { break };
         run.check()?;
         selected += 1;
         let is_directory = entry.entry_type == EntryType::Directory;

@@ -132,7 +132,9 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
             if self.seams.run.stop.is_stopped() {
                 break;
             }
-            let Some((tree, entry)) = selection.next()? else { break };
+            let next = selection.next()?;
+            self.seams.telling.lost(selection.take_lost());
+            let Some((tree, entry)) = next else { break };
             selected += 1;
             if self.entry(tree, *entry).is_err() {
                 break;

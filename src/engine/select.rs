@@ -9,8 +9,8 @@ use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::format::commit::Commit;
 use crate::format::entry::{Entry, EntryPath, EntryType};
-use crate::format::merge::Merge;
-use crate::format::tree::Tree;
+use crate::format::merge::{Merge, Untold};
+use crate::format::tree::{Loss, Lost, Tree};
 use crate::stages::pack::exclude::Excludes;
 
 /// The entries that some names stand for, in index order; a directory stands for all below it.
@@ -22,6 +22,11 @@ pub(crate) struct Selection {
     current: Option<(EntryPath, bool)>,
     unmatched: Vec<EntryPath>,
     filter: Option<Filter>,
+    /// What is lost, as far as no name so far was concerned, and what of it was told.
+    unclaimed: Vec<Loss>,
+    claimed: Vec<Lost>,
+    /// What [`Selection::take_lost`] answers next.
+    untold: Untold,
 }
 
 impl Selection {
@@ -30,14 +35,68 @@ impl Selection {
     /// # Errors
     /// [`Error::Usage`] for a name that no entry can have.
     pub(crate) fn new(state: &State, trees: &[Arc<Tree>], names: &[PathBuf]) -> Result<Self> {
-        let mut parsed: Vec<EntryPath> = names.iter().map(|name| parse_name(name)).collect::<Result<_>>()?;
-        parsed.sort();
-        parsed.dedup_by(|next, kept| next == kept || next.is_below(kept));
-        let everything = parsed.is_empty() || parsed[0].is_root();
-        let names = if everything { Vec::new() } else { parsed.into_iter().rev().collect() };
+        let names = parse_names(names)?;
+        Ok(Self::of(state.merge(trees)?, names))
+    }
+
+    /// The same, going past parts of the index that are damaged: [`Selection::take_lost`] says what is missing of what was
+    /// asked for.
+    ///
+    /// # Errors
+    /// As [`Selection::new`].
+    pub(crate) fn tolerant(state: &State, trees: &[Arc<Tree>], names: &[PathBuf]) -> Result<Self> {
+        let names = parse_names(names)?;
+        Ok(Self::of(state.tolerant_merge(trees)?, names))
+    }
+
+    /// - `names`: none of them below another, in the order of the index; the root alone for everything.
+    fn of(merge: Merge, mut names: Vec<EntryPath>) -> Self {
+        let everything = names.first().is_some_and(EntryPath::is_root);
+        if everything {
+            names.clear();
+        }
+        names.reverse();
         let current = everything.then(|| (EntryPath::default(), true));
-        let merge = state.merge(trees)?;
-        Ok(Self { merge, names, current, unmatched: Vec::new(), filter: None })
+        Self {
+            merge,
+            names,
+            current,
+            unmatched: Vec::new(),
+            filter: None,
+            unclaimed: Vec::new(),
+            claimed: Vec::new(),
+            untold: Untold::default(),
+        }
+    }
+
+    /// What was lost of what was asked for, since this was asked last.
+    pub(crate) fn take_lost(&mut self) -> Untold {
+        std::mem::take(&mut self.untold)
+    }
+
+    /// Takes note of what the merge could not say, as far as it concerns the name that is being answered.
+    fn take_in_losses(&mut self) {
+        let Untold { losses, doubtful } = self.merge.take_lost();
+        // It reads ahead: what it found lost may be another name's.
+        self.unclaimed.extend(losses);
+        let Some((name, matched)) = &mut self.current else { return };
+        let name: &EntryPath = name;
+        let concerns = |lost: &Lost| match lost {
+            Lost::Put(path) => path == name || path.is_below(name),
+            Lost::Range { from, to } => (from <= name || from.is_below(name)) && to.as_ref().is_none_or(|to| name < to),
+        };
+        let claimed: Vec<Loss> = self.unclaimed.extract_if(.., |loss| concerns(&loss.what)).collect();
+        self.claimed.extend(claimed.iter().map(|loss| loss.what.clone()));
+        self.untold.losses.extend(claimed);
+        let is_meant = |entry: &Entry| entry.path == *name || entry.path.is_below(name);
+        for entry in doubtful.into_iter().filter(|entry| is_meant(entry)) {
+            *matched = true;
+            if self.filter.as_mut().is_none_or(|filter| filter.lets_through(&entry)) {
+                self.untold.doubtful.push(entry);
+            }
+        }
+        // Whether there is anything of this name, nobody can say.
+        *matched = *matched || self.claimed.iter().any(concerns);
     }
 
     /// Leaves of these entries what `filter` lets through.
@@ -48,8 +107,11 @@ impl Selection {
     /// The next entry, with the tree that it came from.
     pub(crate) fn next(&mut self) -> Result<Option<(usize, Box<Entry>)>> {
         loop {
-            if let Some((name, matched)) = &mut self.current {
-                if let Some((tree, entry)) = self.merge.next()?
+            if self.current.is_some() {
+                let next = self.merge.next()?;
+                self.take_in_losses();
+                let Some((name, matched)) = &mut self.current else { continue };
+                if let Some((tree, entry)) = next
                     && (entry.path == *name || entry.path.is_below(name))
                 {
                     *matched = true;
@@ -168,6 +230,17 @@ impl Filter {
             above => above,
         }
     }
+}
+
+/// The names, none of them below another, in the order of the index; the root for no names.
+fn parse_names(names: &[PathBuf]) -> Result<Vec<EntryPath>> {
+    if names.is_empty() {
+        return Ok(vec![EntryPath::default()]);
+    }
+    let mut parsed: Vec<EntryPath> = names.iter().map(|name| parse_name(name)).collect::<Result<_>>()?;
+    parsed.sort();
+    parsed.dedup_by(|next, kept| next == kept || next.is_below(kept));
+    Ok(parsed)
 }
 
 /// A name as a user gives it: `dir` and `dir/` are the same, `.` and nothing are the root.

@@ -346,6 +346,11 @@ impl State {
     pub(crate) fn merge(&self, trees: &[Arc<Tree>]) -> Result<Merge> {
         Merge::new(trees.to_vec(), Arc::clone(&self.vault))
     }
+
+    /// The same, going past what is damaged; see [`Merge::tolerant`].
+    pub(crate) fn tolerant_merge(&self, trees: &[Arc<Tree>]) -> Result<Merge> {
+        Merge::tolerant(trees.to_vec(), Arc::clone(&self.vault))
+    }
 }
 
 /// Reads the commit record that a root names.

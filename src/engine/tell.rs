@@ -1,11 +1,14 @@
 //! What became of each entry that was to be restored: counted, and told to whoever listens.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::engine::observe::{EntryErrorKind, Report};
-use crate::engine::run::Run;
+use crate::engine::run::{Run, describe};
 use crate::format::entry::{Entry, EntryPath, EntryType};
+use crate::format::merge::Untold;
+use crate::format::tree::{Loss, Lost};
 use crate::stages::unpack::told::{RestoreError, RestoreSink};
 
 /// What became of the entries.
@@ -105,6 +108,11 @@ pub(crate) struct Telling<'r, 'c> {
 }
 
 impl Telling<'_, '_> {
+    /// Tells of entries that the index says too little of, since parts of it are damaged.
+    pub(crate) fn lost(&self, untold: Untold) {
+        tell_lost(self.run, self.tally, untold);
+    }
+
     pub(crate) fn pass_on(&self) {
         let events = std::mem::take(&mut *self.told.events.lock().unwrap_or_else(PoisonError::into_inner));
         let counters = &self.run.counters;
@@ -133,6 +141,28 @@ impl Telling<'_, '_> {
                 Event::Note { path, message } => self.run.note(path.as_path(), message),
             }
         }
+    }
+}
+
+/// Tells of entries that the index says too little of, since parts of it are damaged.
+pub(crate) fn tell_lost(run: &Run<'_>, tally: &Tally, Untold { losses, doubtful }: Untold) {
+    for Loss { what, why } in losses {
+        let why = describe(&why).1;
+        match what {
+            Lost::Range { from, to } => {
+                let to = to.map_or_else(String::new, |to| format!(" up to {}", to.as_path().display()));
+                let message = format!("whatever is here and behind it{to} is lost with a part of the index: {why}");
+                let from = if from.is_root() { Path::new(".") } else { from.as_path() };
+                run.entry_failed(from, EntryErrorKind::Damaged, message);
+            }
+            // Its entry follows as a doubtful one, if no later snapshot has put another in its place.
+            Lost::Put(_) => {}
+        }
+    }
+    for entry in doubtful {
+        tally.failed(is_directory(&entry));
+        let message = "what this snapshot has under this name is lost with a part of the index".to_owned();
+        run.entry_failed(entry.path.as_path(), EntryErrorKind::Damaged, message);
     }
 }
 

@@ -5,12 +5,13 @@
 //! goes by, since a subtree follows its head: [`Merge::kills`] remembers the heads, [`Merge::pending`] holds an entry
 //! back until it is known that nothing later came below it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::error::{Error, Malformation, Result};
 use crate::format::entry::{Entry, EntryPath, EntryType};
 use crate::format::index::Item;
-use crate::format::tree::{Tree, TreeCursor};
+use crate::format::tree::{Loss, Lost, Tree, TreeCursor};
 
 /// The entries of one commit in index order, each with the position of the tree that it came from.
 pub(crate) struct Merge {
@@ -19,14 +20,79 @@ pub(crate) struct Merge {
     /// Ancestors of the current path where some tree puts no directory, with the last such tree.
     kills: Vec<(EntryPath, usize)>,
     pending: Option<(usize, Box<Entry>)>,
+    /// What is lost of which tree, as far as it can matter to what is still to come.
+    lost: Vec<(usize, Lost)>,
+    /// What was told of it.
+    told: HashSet<(usize, Lost)>,
+    /// What [`Merge::take_lost`] answers next.
+    untold: Untold,
     vault: Arc<std::path::Path>,
+}
+
+/// What a tolerant merge left out.
+#[derive(Debug, Default)]
+pub(crate) struct Untold {
+    /// Parts of trees that cannot be read, each told once.
+    pub(crate) losses: Vec<Loss>,
+    /// Entries that are there in an older tree, while what is lost of a later one may have changed or removed them.
+    pub(crate) doubtful: Vec<Entry>,
 }
 
 impl Merge {
     /// `trees`: the full index, if there is one, and the deltas in the order they apply; `vault` is for errors.
     pub(crate) fn new(trees: Vec<Arc<Tree>>, vault: Arc<std::path::Path>) -> Result<Self> {
         let cursors = trees.iter().cloned().map(TreeCursor::new).collect::<Result<_>>()?;
-        Ok(Self { trees, cursors, kills: Vec::new(), pending: None, vault })
+        Ok(Self::with(trees, cursors, vault))
+    }
+
+    /// The same, but blocks of the trees that cannot be read are gone past: entries whose state is certain come, and
+    /// [`Merge::take_lost`] says of the others what can be said.
+    pub(crate) fn tolerant(trees: Vec<Arc<Tree>>, vault: Arc<std::path::Path>) -> Result<Self> {
+        let cursors = trees.iter().cloned().map(TreeCursor::tolerant).collect::<Result<_>>()?;
+        Ok(Self::with(trees, cursors, vault))
+    }
+
+    fn with(trees: Vec<Arc<Tree>>, cursors: Vec<TreeCursor>, vault: Arc<std::path::Path>) -> Self {
+        let (kills, lost, told, untold) = (Vec::new(), Vec::new(), HashSet::new(), Untold::default());
+        Self { trees, cursors, kills, pending: None, lost, told, untold, vault }
+    }
+
+    /// What was left out since this was asked last.
+    pub(crate) fn take_lost(&mut self) -> Untold {
+        self.take_in_losses();
+        std::mem::take(&mut self.untold)
+    }
+
+    fn take_in_losses(&mut self) {
+        for (position, cursor) in self.cursors.iter_mut().enumerate() {
+            for loss in cursor.take_losses() {
+                let known = (position, loss.what.clone());
+                // It is come upon again on the way to other paths.
+                if self.told.insert(known.clone())
+                    && !self.untold.losses.last_mut().is_some_and(|last| last.what.extend(&loss.what))
+                {
+                    self.untold.losses.push(loss);
+                }
+                let is_new = !self.lost.contains(&known);
+                // A run of lost blocks is one range: what every entry is held against stays short.
+                if is_new && !self.lost.last_mut().is_some_and(|last| last.0 == position && last.1.extend(&known.1)) {
+                    self.lost.push(known);
+                }
+            }
+        }
+    }
+
+    /// Whether what is lost may have changed this entry, or took its content.
+    fn is_doubtful(&self, position: usize, entry: &Entry) -> bool {
+        self.lost.iter().any(|(tree, lost)| match lost {
+            Lost::Put(path) => *tree == position && *path == entry.path,
+            Lost::Range { from, to } => {
+                let is_within = *from <= entry.path && to.as_ref().is_none_or(|to| entry.path < *to);
+                // A put of that tree takes away what is above it and no directory.
+                let is_above = entry.entry_type != EntryType::Directory && from.is_below(&entry.path);
+                *tree > position && (is_within || is_above)
+            }
+        })
     }
 
     /// Moves to the first entry whose path is `path` or behind it.
@@ -51,6 +117,20 @@ impl Merge {
 
     /// The next entry.
     pub(crate) fn next(&mut self) -> Result<Option<(usize, Box<Entry>)>> {
+        loop {
+            let found = self.next_known()?;
+            self.take_in_losses();
+            let Some((position, entry)) = found else { return Ok(None) };
+            self.lost.retain(|(_, lost)| lost.reaches(&entry.path));
+            if !self.is_doubtful(position, &entry) {
+                return Ok(Some((position, entry)));
+            }
+            self.untold.doubtful.push(*entry);
+        }
+    }
+
+    /// The next of what the trees say, as far as they can be read.
+    fn next_known(&mut self) -> Result<Option<(usize, Box<Entry>)>> {
         loop {
             let Some(path) = self.cursors.iter().filter_map(TreeCursor::peek).min().cloned() else {
                 return Ok(self.pending.take());
@@ -110,7 +190,8 @@ mod tests {
     use super::*;
     use crate::format::entry::is_below;
     use crate::format::index::Replacement;
-    use crate::format::tree::tests::{Blocks, build, build_with, entry};
+    use crate::format::record::RecordKind;
+    use crate::format::tree::tests::{Blocks, build, build_of_small_blocks, build_with, entry};
 
     fn merged(trees: Vec<Arc<Tree>>) -> Vec<(String, u64)> {
         let mut merge = Merge::new(trees, Arc::from(std::path::Path::new("v"))).unwrap();
@@ -197,6 +278,56 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_lost_makes_nothing_else_of_the_rest(
+            raw in proptest::collection::vec(delta(), 1..5),
+            lost in proptest::collection::vec(any::<proptest::sample::Index>(), 1..4),
+        ) {
+            let blocks = Arc::new(Blocks::default());
+            let mut tag = 0;
+            let deltas: Vec<Vec<Item>> = raw.into_iter().map(|(_, raw)| legal(raw, &mut tag)).collect();
+            let trees: Vec<Arc<Tree>> =
+                deltas.iter().map(|items| build_of_small_blocks(&blocks, items, 2)).collect();
+            let expected = merged(trees.clone());
+            let leaves = blocks.of_kind(RecordKind::IndexLeaf);
+            prop_assume!(!leaves.is_empty());
+            lost.iter().for_each(|lost| blocks.lose(*lost.get(&leaves)));
+            let mut merge = Merge::tolerant(trees, Arc::from(std::path::Path::new("v"))).unwrap();
+            let mut found = Vec::new();
+            let mut untold = Untold::default();
+            loop {
+                let next = merge.next().unwrap();
+                let Untold { losses, doubtful } = merge.take_lost();
+                untold.losses.extend(losses);
+                untold.doubtful.extend(doubtful);
+                let Some((_, entry)) = next else { break };
+                found.push((text(&entry.path), entry.ino));
+            }
+            prop_assert!(!untold.losses.is_empty());
+            // Nothing comes that would not have come.
+            prop_assert!(found.iter().all(|entry| expected.contains(entry)), "{:?} of {:?}", found, expected);
+            // And of what does not, it is said.
+            let is_told = |path: &EntryPath| {
+                let in_range = untold.losses.iter().any(|loss| match &loss.what {
+                    Lost::Range { from, to } => from <= path && to.as_ref().is_none_or(|to| path < to),
+                    Lost::Put(_) => false,
+                });
+                in_range || untold.doubtful.iter().any(|entry| entry.path == *path)
+            };
+            for entry in &untold.doubtful {
+                let explains = |loss: &Loss| match &loss.what {
+                    Lost::Range { from, to } => {
+                        from.is_below(&entry.path) || (*from <= entry.path && to.as_ref().is_none_or(|to| entry.path < *to))
+                    }
+                    Lost::Put(_) => false,
+                };
+                prop_assert!(untold.losses.iter().any(explains), "{}", text(&entry.path));
+            }
+            for (name, _) in expected.iter().filter(|entry| !found.contains(entry)) {
+                prop_assert!(is_told(&EntryPath::parse(name.as_bytes()).unwrap()), "{}", name);
+            }
+        }
+
         #[test]
         fn merging_is_applying_one_after_another(raw in proptest::collection::vec(delta(), 1..6)) {
             let blocks = Arc::new(Blocks::default());

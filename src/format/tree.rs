@@ -239,9 +239,48 @@ fn wrong(field: &'static str) -> Malformation {
     Malformation::Field { structure: "index tree", field }
 }
 
+/// Items of a tree that cannot be read.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    pub(crate) what: Lost,
+    pub(crate) why: Error,
+}
+
+/// Which items are lost.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Lost {
+    /// All from the path `from` on, up to but without `to`, or up to the end: how many and which, nobody knows.
+    Range { from: EntryPath, to: Option<EntryPath> },
+    /// One put: what it says beside its path and type.
+    Put(EntryPath),
+}
+
+impl Lost {
+    /// Takes `next` in if it is the range right behind this one; says whether it did.
+    pub(crate) fn extend(&mut self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Range { to, .. }, Self::Range { from, to: end }) if to.as_ref() == Some(from) => {
+                to.clone_from(end);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether anything of it may be at `path` or behind.
+    pub(crate) fn reaches(&self, path: &EntryPath) -> bool {
+        match self {
+            Self::Range { to, .. } => to.as_ref().is_none_or(|to| path < to),
+            Self::Put(lost) => path <= lost,
+        }
+    }
+}
+
 /// A place in a tree's items, moving forward.
 pub(crate) struct TreeCursor {
     tree: Arc<Tree>,
+    /// What was gone past; `None` if a block that cannot be read ends the way.
+    losses: Option<Vec<Loss>>,
     /// From the top down: the children of each node on the way, those still to be visited last first.
     stack: Vec<Vec<Child>>,
     leaf: std::vec::IntoIter<LeafItem>,
@@ -254,10 +293,42 @@ pub(crate) struct TreeCursor {
 impl TreeCursor {
     /// Before the first item.
     pub(crate) fn new(tree: Arc<Tree>) -> Result<Self> {
+        Self::with(tree, None)
+    }
+
+    /// The same; blocks that cannot be read are gone past, and [`TreeCursor::take_losses`] says what was in them.
+    pub(crate) fn tolerant(tree: Arc<Tree>) -> Result<Self> {
+        Self::with(tree, Some(Vec::new()))
+    }
+
+    fn with(tree: Arc<Tree>, losses: Option<Vec<Loss>>) -> Result<Self> {
         let leaf = Vec::new().into_iter();
-        let mut cursor = Self { tree, stack: Vec::new(), leaf, head: None, last: None, no_directory: None };
+        let mut cursor = Self { tree, losses, stack: Vec::new(), leaf, head: None, last: None, no_directory: None };
         cursor.seek(&EntryPath::default())?;
         Ok(cursor)
+    }
+
+    /// What was gone past since this was asked last: known before an item behind it is answered.
+    pub(crate) fn take_losses(&mut self) -> Vec<Loss> {
+        self.losses.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// What was read of the block whose first path is `first`, with all that follows it on the stack already; `None` if it
+    /// is lost and gone past.
+    fn or_lost<T>(&mut self, read: Result<T>, first: Option<&[u8]>) -> Result<Option<T>> {
+        let why = match (read, &self.losses) {
+            (Err(why), Some(_)) if why.is_damage() => why,
+            (read, _) => return read.map(Some),
+        };
+        let parse = |bytes: &[u8]| {
+            let top = self.tree.head.top.expect("a block of it was read");
+            EntryPath::parse(bytes).map_err(|why| self.tree.source.malformed(&top, why))
+        };
+        let next = self.stack.iter().rev().find_map(|children| children.last());
+        let from = parse(first.unwrap_or_default())?;
+        let to = next.map(|child| parse(&child.first)).transpose()?;
+        self.losses.get_or_insert_default().push(Loss { what: Lost::Range { from, to }, why });
+        Ok(None)
     }
 
     /// Moves to the first item whose path is `path` or behind it.
@@ -268,9 +339,14 @@ impl TreeCursor {
         self.no_directory = None;
         self.head = None;
         let Some(mut block) = self.tree.head.top else { return Ok(()) };
-        let mut first = None;
+        let mut first: Option<Vec<u8>> = None;
+        let mut leaf = Some(Vec::new());
         for _ in 0..self.tree.head.height {
-            let mut children = self.tree.node(&block, first.as_deref())?;
+            let read = self.tree.node(&block, first.as_deref());
+            let Some(mut children) = self.or_lost(read, first.as_deref())? else {
+                leaf = None;
+                break;
+            };
             // The path can only be in the last child that begins at or before it.
             let behind = children.partition_point(|child| compare_paths(&child.first, path.as_bytes()).is_le());
             let mut rest = children.split_off(behind.saturating_sub(1));
@@ -279,7 +355,11 @@ impl TreeCursor {
             (block, first) = (child.block, Some(child.first));
             self.stack.push(rest);
         }
-        self.leaf = self.tree.leaf(&block, first.as_deref())?.into_iter();
+        if leaf.is_some() {
+            let read = self.tree.leaf(&block, first.as_deref());
+            leaf = self.or_lost(read, first.as_deref())?;
+        }
+        self.leaf = leaf.unwrap_or_default().into_iter();
         self.advance()?;
         while self.peek().is_some_and(|next| next < path) {
             self.advance()?;
@@ -296,7 +376,18 @@ impl TreeCursor {
     pub(crate) fn next(&mut self) -> Result<Option<Item>> {
         let Some(head) = self.head.take() else { return Ok(None) };
         self.advance()?;
-        self.tree.complete(head).map(Some)
+        if self.losses.is_none() || head.overflow.is_empty() {
+            return self.tree.complete(head).map(Some);
+        }
+        let known = head.item.clone();
+        match self.tree.complete(head) {
+            Err(why) if why.is_damage() => {
+                let what = Lost::Put(known.path().clone());
+                self.losses.get_or_insert_default().push(Loss { what, why });
+                Ok(Some(known))
+            }
+            other => other.map(Some),
+        }
     }
 
     fn advance(&mut self) -> Result<()> {
@@ -336,6 +427,20 @@ impl TreeCursor {
         Ok(())
     }
 
+    /// The first leaf below a child of the topmost node on the stack; `None` if it, or a node before it, is lost.
+    fn descend(&mut self, child: Child) -> Result<Option<Vec<LeafItem>>> {
+        let Child { mut first, mut block } = child;
+        for _ in self.stack.len()..usize::from(self.tree.head.height) {
+            let read = self.tree.node(&block, Some(&first));
+            let Some(mut children) = self.or_lost(read, Some(&first))? else { return Ok(None) };
+            children.reverse();
+            Child { first, block } = children.pop().expect("a node has a child");
+            self.stack.push(children);
+        }
+        let read = self.tree.leaf(&block, Some(&first));
+        self.or_lost(read, Some(&first))
+    }
+
     /// Loads the leaf behind the current one; false at the end.
     fn next_leaf(&mut self) -> Result<bool> {
         while let Some(children) = self.stack.last_mut() {
@@ -343,15 +448,10 @@ impl TreeCursor {
                 self.stack.pop();
                 continue;
             };
-            let Child { mut first, mut block } = child;
-            for _ in self.stack.len()..usize::from(self.tree.head.height) {
-                let mut children = self.tree.node(&block, Some(&first))?;
-                children.reverse();
-                Child { first, block } = children.pop().expect("a node has a child");
-                self.stack.push(children);
+            if let Some(leaf) = self.descend(child)? {
+                self.leaf = leaf.into_iter();
+                return Ok(true);
             }
-            self.leaf = self.tree.leaf(&block, Some(&first))?.into_iter();
-            return Ok(true);
         }
         Ok(false)
     }
@@ -388,6 +488,38 @@ pub(crate) mod tests {
         fn malformed(&self, block: &BlockRef, why: Malformation) -> Error {
             Error::malformed("blocks", block.offset, why)
         }
+    }
+
+    impl Blocks {
+        /// The numbers of all blocks of a kind.
+        pub(crate) fn of_kind(&self, kind: RecordKind) -> Vec<usize> {
+            let blocks = self.0.lock().unwrap();
+            (0..blocks.len()).filter(|&number| blocks[number].0 == kind).collect()
+        }
+
+        /// From now on there is nothing to be read in this block.
+        pub(crate) fn lose(&self, number: usize) {
+            self.0.lock().unwrap()[number].1.clear();
+        }
+    }
+
+    /// A tree of leaves of so many items at most, with nodes of two children.
+    pub(crate) fn build_of_small_blocks(blocks: &Arc<Blocks>, items: &[Item], per_leaf: usize) -> Arc<Tree> {
+        let mut sink = blocks.clone();
+        let mut writer = TreeWriter::default();
+        for items in items.chunks(per_leaf) {
+            items.iter().for_each(|item| writer.push(item, &mut sink).unwrap());
+            writer.seal_leaf(&mut sink).unwrap();
+            let mut level = 0;
+            while level < writer.levels.len() {
+                if writer.levels[level].children.len() == 2 {
+                    writer.seal_node(level, &mut sink).unwrap();
+                }
+                level += 1;
+            }
+        }
+        let (head, _) = writer.finish(vec![salt()], BTreeMap::new(), Vec::new(), &mut sink).unwrap();
+        Arc::new(Tree::open(blocks.clone(), salt(), &head).unwrap())
     }
 
     pub(crate) fn salt() -> SegmentSalt {
@@ -471,6 +603,71 @@ pub(crate) mod tests {
         let items = [Item::Put(Box::new(big)), Item::Put(Box::new(entry("tail", EntryType::Fifo, 2)))];
         let blocks = Arc::new(Blocks::default());
         assert_eq!(all(&mut TreeCursor::new(build(&blocks, &items)).unwrap()), items);
+    }
+
+    #[test]
+    fn blocks_that_are_lost_are_gone_past_and_told_with_their_range() {
+        let item = |n: u64| Item::Put(Box::new(entry(&format!("{n:02}"), EntryType::File, n)));
+        let items: Vec<Item> = (0..23).map(item).collect();
+        let path = |n: u64| item(n).path().clone();
+        let range = |from: u64, to: Option<u64>| {
+            let from = if from == 0 { path(0) } else { path(from) };
+            Lost::Range { from, to: to.map(path) }
+        };
+        for kind in [RecordKind::IndexLeaf, RecordKind::IndexNode] {
+            let count = {
+                let blocks = Arc::new(Blocks::default());
+                build_of_small_blocks(&blocks, &items, 3);
+                blocks.of_kind(kind).len()
+            };
+            assert!(count >= 4, "{kind:?} {count}");
+            for lost in 0..count {
+                let blocks = Arc::new(Blocks::default());
+                let tree = build_of_small_blocks(&blocks, &items, 3);
+                blocks.lose(blocks.of_kind(kind)[lost]);
+                let strict = TreeCursor::new(tree.clone()).and_then(|mut cursor| {
+                    while cursor.next()?.is_some() {}
+                    Ok(())
+                });
+                assert!(strict.is_err());
+                let mut cursor = TreeCursor::tolerant(tree).unwrap();
+                let found = all(&mut cursor);
+                let losses = cursor.take_losses();
+                let [Loss { what: Lost::Range { from, to }, why }] = &losses[..] else { panic!("{losses:?}") };
+                assert!(why.is_damage());
+                let is_lost = |item: &&Item| item.path() >= from && to.as_ref().is_none_or(|to| item.path() < to);
+                let missing: Vec<&Item> = items.iter().filter(|item| !found.contains(item)).collect();
+                assert_eq!(items.iter().filter(is_lost).collect::<Vec<_>>(), missing, "{kind:?} {lost}");
+                assert!(!missing.is_empty() && missing.len() + found.len() == items.len());
+                if kind == RecordKind::IndexLeaf {
+                    let first = lost as u64 * 3;
+                    assert_eq!(losses[0].what, range(first, (first < 21).then_some(first + 3)));
+                }
+                // The same from any path on.
+                for item in &items {
+                    cursor.seek(item.path()).unwrap();
+                    let rest: Vec<&Item> = found.iter().filter(|other| other.path() >= item.path()).collect();
+                    assert_eq!(all(&mut cursor).iter().collect::<Vec<_>>(), rest);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_whose_overflow_is_lost_comes_with_what_is_known_of_it() {
+        let mut big = entry("big", EntryType::File, 1);
+        let xattr = |n: u8| crate::format::entry::Xattr { name: vec![b'a' + n], value: vec![n; 60_000] };
+        big.xattrs = (0..5).map(xattr).collect();
+        let items = [Item::Put(Box::new(big)), Item::Put(Box::new(entry("tail", EntryType::Fifo, 2)))];
+        let blocks = Arc::new(Blocks::default());
+        let tree = build(&blocks, &items);
+        blocks.lose(blocks.of_kind(RecordKind::Overflow)[0]);
+        assert!(TreeCursor::new(tree.clone()).unwrap().next().is_err());
+        let mut cursor = TreeCursor::tolerant(tree).unwrap();
+        assert_eq!(cursor.next().unwrap().map(|item| item.path().clone()), Some(items[0].path().clone()));
+        let losses = cursor.take_losses();
+        assert!(matches!(&losses[..], [Loss { what: Lost::Put(path), .. }] if path == items[0].path()), "{losses:?}");
+        assert_eq!(cursor.next().unwrap().as_ref(), Some(&items[1]));
     }
 
     #[test]

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flint_pipe::{
-    AddOptions, EntryErrorKind, Error, ErrorKind, ExtractOptions, Failed, Level, Overwrite, Report, Vault,
+    AddOptions, EntryError, EntryErrorKind, Error, ErrorKind, ExtractOptions, Failed, Level, Overwrite, Report, Vault,
     VerifyOptions,
 };
 
 use crate::support::disk::{Dice, Disk};
-use crate::support::tree::{Tree, noise, text};
+use crate::support::tree::{Tree, look, noise, text};
 use crate::support::{
     Contents, add, add_with, assert_sound, cheap, contents, entries, names, password, vault_in, verify, within, workers,
 };
@@ -124,11 +124,25 @@ impl Victim {
         for (name, bytes) in &self.newest {
             match std::fs::read(out.path("out").join(name)) {
                 Ok(found) => assert!(found == *bytes, "{what}: wrong bytes of {}", name.display()),
-                Err(_) => assert!(named.contains(name), "{what}: {} is missing and not named", name.display()),
+                Err(_) => {
+                    let is_named = named.contains(name) || in_lost_range(&result.as_ref().unwrap().errors, name);
+                    assert!(is_named, "{what}: {} is missing and not named", name.display());
+                }
             }
         }
         result
     }
+}
+
+/// Whether this name is one of those that a damaged part of the index has taken along, by the first of them and the first
+/// behind them.
+fn in_lost_range(errors: &[EntryError], name: &Path) -> bool {
+    errors.iter().any(|error| {
+        let Some((_, rest)) = error.message.split_once("whatever is here and behind it") else { return false };
+        let (to, _) = rest.split_once(" is lost with a part of the index").expect("it says what is lost");
+        let begins = error.path == Path::new(".") || *error.path <= *name;
+        begins && to.strip_prefix(" up to ").is_none_or(|to| *name < *Path::new(to))
+    })
 }
 
 fn assert_damage(error: &Error, what: &str) {
@@ -588,6 +602,87 @@ fn what_is_whole_of_a_damaged_vault_is_restored_and_the_rest_is_named() {
             assert!(vault.verify(&options, &()).unwrap().is_complete());
             disk.set_bytes(&bytes);
         }
+    });
+}
+
+/// Where the records of a kind begin.
+fn of_kind(bytes: &[u8], kind: u8) -> Vec<usize> {
+    records(bytes).into_iter().map(|(at, _)| at).filter(|at| bytes[at + 5] == kind).collect()
+}
+
+#[test]
+fn a_damaged_part_of_the_index_takes_along_what_it_says_and_no_more() {
+    const LEAF: u8 = 2;
+    const NODE: u8 = 3;
+    within(170, || {
+        let disk = Disk::new();
+        let vault = vault_in(disk.dir());
+        let tree = Tree::new();
+        let name = |number: u64| format!("{}/{number:05}{}", number / 100, "n".repeat(200));
+        for number in 0..3000 {
+            tree.file(name(number), "");
+        }
+        tree.file("a/file", text(1, 1000));
+        add(&vault, tree.root(), &["."]);
+        let first: BTreeSet<PathBuf> = names(&vault, None).into_iter().map(PathBuf::from).collect();
+        let bytes = disk.bytes().unwrap();
+        let leaves = of_kind(&bytes, LEAF);
+        assert!(leaves.len() > 3 && of_kind(&bytes, NODE).len() == 1, "{} leaves", leaves.len());
+        let restored = |options: &ExtractOptions| {
+            let out = Tree::new();
+            let report = vault.extract(&out.path("out"), options, &()).unwrap();
+            let found: BTreeSet<PathBuf> = look(&out.path("out")).into_keys().collect();
+            (found, report)
+        };
+        for (number, at) in leaves.iter().enumerate() {
+            disk.flip(at + 70, 1);
+            let (found, report) = restored(&ExtractOptions::default());
+            assert!(report.is_damaged() && found.is_subset(&first));
+            assert_eq!(report.errors.len(), 1, "{:?}", report.errors);
+            let missing: Vec<_> = first.difference(&found).collect();
+            assert!(!missing.is_empty() && found.len() > first.len() / 2, "leaf {number}: {} missing", missing.len());
+            for name in missing {
+                assert!(in_lost_range(&report.errors, name), "{}: {:?}", name.display(), report.errors);
+            }
+            // What is named and lies elsewhere has nothing to do with it; what may have been there is not said to be not there.
+            let mut one = ExtractOptions::default();
+            one.files = vec![PathBuf::from("a")];
+            let mut none = ExtractOptions::default();
+            none.files = vec![PathBuf::from(name(1500)), PathBuf::from("a/file")];
+            let (of_one, of_none) = (restored(&one), restored(&none));
+            assert_eq!(of_one.1.is_damaged(), !of_one.0.contains(Path::new("a/file")));
+            assert!(
+                of_none.1.errors.iter().all(|error| error.kind == EntryErrorKind::Damaged),
+                "{:?}",
+                of_none.1.errors
+            );
+            assert_eq!(of_none.1.is_damaged(), !of_none.0.contains(Path::new(&name(1500))) || of_one.1.is_damaged());
+            disk.set_bytes(&bytes);
+        }
+        // The node above them is lost: everything is.
+        disk.flip(of_kind(&bytes, NODE)[0] + 70, 1);
+        let (found, report) = restored(&ExtractOptions::default());
+        assert_eq!((found.len(), report.errors.len()), (1, 1), "the destination alone");
+        assert!(report.is_damaged() && report.errors[0].path == Path::new("."), "{:?}", report.errors);
+        disk.set_bytes(&bytes);
+
+        // A later snapshot's delta: of what it may have changed, nothing old comes in its place.
+        tree.file(name(1500), "changed");
+        std::fs::remove_file(tree.path(name(1501))).unwrap();
+        add(&vault, tree.root(), &[&name(1500), "a"]);
+        let bytes = disk.bytes().unwrap();
+        let of_delta = *of_kind(&bytes, LEAF).last().unwrap();
+        disk.flip(of_delta + 70, 1);
+        let (found, report) = restored(&ExtractOptions::default());
+        assert!(report.is_damaged() && !found.contains(Path::new(&name(1500))));
+        let named: BTreeSet<_> = report.errors.iter().map(|error| error.path.clone()).collect();
+        for name in first.difference(&found) {
+            assert!(named.contains(name), "{} is missing and not named", name.display());
+        }
+        let mut older = ExtractOptions::default();
+        older.at = Some(1);
+        let (found, report) = restored(&older);
+        assert!(report.is_complete() && found == first, "the snapshot before is whole");
     });
 }
 
