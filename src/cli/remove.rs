@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use flint_pipe::{Failed, RemoveOptions, Report};
+use flint_pipe::{Error, Failed, RemoveOptions, Report};
 
 use crate::cli::args::{DryRunArg, JsonArg, LockArg, PasswordArgs, VaultArg, command_line, stored_name};
 use crate::cli::exit::Status;
@@ -43,7 +43,16 @@ fn remove(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     options.pipeline = args.lock.config(session.cancel());
     options.dry_run = args.dry_run.dry_run;
     options.command_line = command_line(std::env::args_os());
-    let names: Vec<PathBuf> = args.target.iter().map(|target| stored_name(target)).collect();
+    let mut names = Vec::with_capacity(args.target.len());
+    for target in &args.target {
+        let name = stored_name(target);
+        // Only who says so wants everything gone: not who has an empty variable behind a slash.
+        if name.as_os_str().is_empty() && !matches!(target.as_os_str().as_encoded_bytes(), b"." | b"./") {
+            let everything = format!("{}: that names everything; `.` does so on purpose", target.display());
+            return Err(Error::Usage(everything).into());
+        }
+        names.push(name);
+    }
 
     let vault = session.open(&args.password)?;
     session.operate(&options.pipeline, |observer| vault.remove(&names, &options, observer))

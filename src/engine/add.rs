@@ -26,8 +26,9 @@ use crate::engine::full_index::write_full_if_due;
 use crate::engine::indexer::{Announced, Deleted, Indexed, Indexer, Message};
 use crate::engine::observe::{Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
-use crate::engine::plan::{Content, DELETED_WEIGHT, Decision, Planned, Planner};
+use crate::engine::plan::{Content, DELETED_WEIGHT, Decision, IsSame, Planned, Planner};
 use crate::engine::run::{Phase, Run};
+use crate::engine::same_bytes::OldContent;
 use crate::engine::segment::SegmentWriter;
 use crate::engine::state::State;
 use crate::engine::stats::{WorkerStats, stage_report};
@@ -293,6 +294,8 @@ impl Pack<'_, '_> {
         let make_encrypt = || Ok(Encrypt::new(segment.keys(), segment.id()));
         let make_write = || Ok(Write::new(segment));
 
+        let mut old_content = OldContent::new(run, base, trees, source)?;
+        let is_same: IsSame<'_> = Box::new(move |entry, tree, old| old_content.is_same(entry, tree, old));
         let stages = std::thread::scope(|scope| {
             let (to_read, for_read) = bounded(plan.depth(plan.read));
             let (to_compress, for_compress) = bounded(plan.depth(plan.third));
@@ -305,7 +308,7 @@ impl Pack<'_, '_> {
                 window: &window,
                 segment,
                 unseen: &unseen,
-                planner: Planner::new(source, plan.chunk_size, trees.to_vec()),
+                planner: Planner::new(source, plan.chunk_size, trees.to_vec(), Some(is_same)),
                 seq: 0,
                 unchanged: Unchanged::default(),
                 jobs: Jobs { run, permit: plan.permit(), budget: &budget, to_read, waits: Waits::default() },
@@ -442,7 +445,8 @@ impl Front<'_, '_> {
         self.announce(Message::Deleted(Deleted { path: entry.path, is_directory, permit }))
     }
 
-    fn entry(&mut self, entry: ScannedEntry, before: Option<Before>) -> Result<(), Ending> {
+    fn entry(&mut self, mut entry: ScannedEntry, before: Option<Before>) -> Result<(), Ending> {
+        entry.keep_unknown_xattrs(before.as_ref().map(|before| &*before.entry));
         let seq = EntrySeq(self.seq);
         let counters = &self.run.counters;
         let ordinal = before.as_ref().map(|before| before.ordinal);

@@ -279,6 +279,7 @@ mod tests {
     fn found(name: &str) -> Scanned {
         let stat = stat(StatKind::File);
         let entry = ScannedEntry {
+            xattrs_known: true,
             name: path(name),
             path: SourcePath::alone(name.as_ref()),
             stat,

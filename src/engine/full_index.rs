@@ -34,6 +34,7 @@ pub(crate) fn write_full_if_due(run: &Run<'_>, base: &State, segment: &SegmentWr
     let mut sink = segment;
     while let Some((tree, mut entry)) = merge.next()? {
         run.check()?;
+        run.counters.tick();
         union.adopt(tree, &mut entry)?;
         writer.push(&Item::Put(entry), &mut sink)?;
     }

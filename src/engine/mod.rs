@@ -24,6 +24,7 @@ pub(crate) mod remove;
 pub(crate) mod resolve;
 pub(crate) mod restore_plan;
 pub(crate) mod run;
+pub(crate) mod same_bytes;
 pub(crate) mod segment;
 pub(crate) mod select;
 pub(crate) mod state;

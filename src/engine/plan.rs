@@ -13,7 +13,7 @@ use crate::engine::resolve::same_content;
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, Extent};
 use crate::format::tree::Tree;
-use crate::primitives::fs::{FsKind, StatKind};
+use crate::primitives::fs::{FsKind, Stat, StatKind, Timestamp};
 use crate::primitives::units::ChunkSeq;
 use crate::stages::pack::read::LargeFile;
 use crate::stages::pack::source::Source;
@@ -91,8 +91,30 @@ pub(crate) struct Planner<'s> {
     /// The trees of the newest snapshot.
     base: Vec<Arc<Tree>>,
     /// First names of files with several, by device and inode, with the names still to come.
-    links: HashMap<(u64, u64), (FirstName, u64)>,
+    links: HashMap<(u64, u64), FirstSeen>,
+    /// Tells whether a file still holds what that entry of the newest snapshot has; none: it is taken to.
+    is_same: Option<IsSame<'s>>,
     devices: HashMap<u64, FsKind>,
+}
+
+/// Asked with the entry, and the tree and the entry of the snapshot.
+pub(crate) type IsSame<'s> = Box<dyn FnMut(&ScannedEntry, usize, &Entry) -> Result<bool> + Send + 's>;
+
+/// The first name of a file with several.
+#[derive(Debug)]
+struct FirstSeen {
+    name: FirstName,
+    /// Names still to come.
+    left: u64,
+    /// Its size and times then: an inode number may be given to another file while the scan goes on.
+    size: u64,
+    times: (Timestamp, Timestamp),
+}
+
+impl FirstSeen {
+    fn is_file_of(&self, stat: &Stat) -> bool {
+        self.size == stat.size && self.times == (stat.mtime, stat.ctime)
+    }
 }
 
 /// What the later names of a file get.
@@ -116,8 +138,17 @@ pub(crate) const DELETED_WEIGHT: u64 = 1;
 
 impl<'s> Planner<'s> {
     /// A planner for chunks of so many bytes, and a newest snapshot that consists of these trees.
-    pub(crate) fn new(source: &'s dyn Source, chunk_size: u32, base: Vec<Arc<Tree>>) -> Self {
+    ///
+    /// - `is_same`: looks into files whose attributes alone seem to have changed; `None`: they are believed, for who only
+    ///   wants to know what would be done.
+    pub(crate) fn new(
+        source: &'s dyn Source,
+        chunk_size: u32,
+        base: Vec<Arc<Tree>>,
+        is_same: Option<IsSame<'s>>,
+    ) -> Self {
         Self {
+            is_same,
             source,
             base,
             chunk_size: u64::from(chunk_size),
@@ -156,10 +187,10 @@ impl<'s> Planner<'s> {
         };
         if is_linked {
             let id = (entry.stat.dev, entry.stat.ino);
-            if let Some((first, left)) = self.links.get_mut(&id) {
-                let first = first.clone();
-                *left -= 1;
-                if *left == 0 {
+            if let Some(seen) = self.links.get_mut(&id).filter(|seen| seen.is_file_of(&entry.stat)) {
+                let first = seen.name.clone();
+                seen.left -= 1;
+                if seen.left == 0 {
                     self.links.remove(&id);
                 }
                 return match (first, before) {
@@ -177,7 +208,16 @@ impl<'s> Planner<'s> {
         }
         // Of what is no file there is no content to keep: it is stored as if it were new.
         let keeps = change == Change::Nothing || change == Change::Attributes && entry.stat.kind == StatKind::File;
-        if let Some(Before { tree, entry: old, .. }) = before.filter(|_| keeps) {
+        let before = match before.filter(|_| keeps) {
+            // What changed the attributes changed the ctime, so only the content itself can tell.
+            Some(before) if change == Change::Attributes => {
+                let same =
+                    self.is_same.as_mut().map_or(Ok(true), |is_same| is_same(entry, before.tree, &before.entry))?;
+                same.then_some(before)
+            }
+            before => before,
+        };
+        if let Some(Before { tree, entry: old, .. }) = before {
             if change == Change::Nothing && !is_linked {
                 return Ok(Decision::Keep);
             }
@@ -192,9 +232,11 @@ impl<'s> Planner<'s> {
     }
 
     /// Remembers the first name of a file with several.
-    fn remember(&mut self, entry: &ScannedEntry, first: FirstName) {
+    fn remember(&mut self, entry: &ScannedEntry, name: FirstName) {
+        let stat = &entry.stat;
         if entry.is_linked() {
-            self.links.insert((entry.stat.dev, entry.stat.ino), (first, entry.stat.nlink - 1));
+            let seen = FirstSeen { name, left: stat.nlink - 1, size: stat.size, times: (stat.mtime, stat.ctime) };
+            self.links.insert((stat.dev, stat.ino), seen);
         }
     }
 

@@ -68,7 +68,7 @@ impl Vault {
         done.plan = Some(plan.report(compress_context(options.level, plan.chunk_size), true));
         let trees = base.trees(&base.commit)?;
         let (mut comparison, _) = self.compare(sources, options, &plan, &base, &trees)?;
-        let mut planner = Planner::new(source, plan.chunk_size, trees);
+        let mut planner = Planner::new(source, plan.chunk_size, trees, None);
         run.enter(Phase::Stream);
         let counters = &run.counters;
         let mut seq = 0;
@@ -76,7 +76,8 @@ impl Vault {
             run.check()?;
             counters.tick();
             match compared {
-                Compared::Found(entry, before) => {
+                Compared::Found(mut entry, before) => {
+                    entry.keep_unknown_xattrs(before.as_ref().map(|before| &*before.entry));
                     let ordinal = before.as_ref().map(|before| before.ordinal);
                     let is_directory = entry.stat.kind == StatKind::Directory;
                     counters.files_known.fetch_add(u64::from(!is_directory), Ordering::Relaxed);

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::format::entry::{EntryPath, Xattr};
+use crate::format::entry::{Entry, EntryPath, Xattr};
 use crate::primitives::fs::{Stat, StatKind};
 use crate::primitives::units::ChunkSeq;
 use crate::stages::pack::place::SourcePath;
@@ -42,12 +42,22 @@ pub(crate) struct ScannedEntry {
     pub(crate) target: Vec<u8>,
     /// Extended attributes, sorted by name.
     pub(crate) xattrs: Vec<Xattr>,
+    /// They could be read; if not, there are none here.
+    pub(crate) xattrs_known: bool,
 }
 
 impl ScannedEntry {
     /// Whether it has more names than this one, in the sources or elsewhere.
     pub(crate) fn is_linked(&self) -> bool {
         self.stat.kind != StatKind::Directory && self.stat.nlink > 1
+    }
+
+    /// Takes the extended attributes over that an older entry of its name has, if its own could not be read: the user was
+    /// told, and what was stored once is not lost by that.
+    pub(crate) fn keep_unknown_xattrs(&mut self, before: Option<&Entry>) {
+        if let (false, Some(before)) = (self.xattrs_known, before) {
+            self.xattrs.clone_from(&before.xattrs);
+        }
     }
 
     /// Bytes of content, as far as the scan can tell; 0 for what has none.

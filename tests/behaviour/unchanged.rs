@@ -309,3 +309,26 @@ fn a_dry_run_says_what_would_be_stored_and_writes_nothing() {
         assert_eq!((real.removed_files, real.total_size), (report.removed_files, report.total_size));
     });
 }
+
+#[test]
+fn a_change_of_content_does_not_hide_behind_one_of_attributes() {
+    within(60, || {
+        let tree = settled_tree();
+        let vault = vault_in(Disk::new().dir());
+        add(&vault, tree.root(), &["t"]);
+        for name in ["t/large", "t/d1/small1", "t/sparse"] {
+            let path = tree.path(name);
+            let before = std::fs::symlink_metadata(&path).unwrap();
+            use std::os::unix::fs::FileExt as _;
+            let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(b"!", before.len() - 1).unwrap();
+            set_mode(&path, 0o600);
+            set_mtime(&path, before.mtime(), before.mtime_nsec());
+        }
+        let second = add(&vault, tree.root(), &["t"]);
+        assert_eq!(second.unchanged_files, FILES - 3);
+        assert!(bytes_read(&second) > 1_500_000, "{} bytes", bytes_read(&second));
+        assert_restores(&vault, &tree, "t");
+        assert_sound(&vault);
+    });
+}

@@ -17,6 +17,8 @@ pub(crate) struct SourceRoot {
     pub(crate) path: PathBuf,
     /// What it is called in the vault.
     pub(crate) name: EntryPath,
+    /// Sources that lie below it and are taken as part of it: their names, and the devices that they are on.
+    pub(crate) within: Vec<(EntryPath, u64)>,
 }
 
 /// Names the sources by the rules of CLI.md, "Names inside a vault", in the order of their names. Relative ones are
@@ -35,7 +37,7 @@ pub(crate) fn name_sources(sources: &[PathBuf], directory: Option<&Path>) -> Res
         let name = stored_name(given)?;
         let path = directory.map_or_else(|| given.clone(), |directory| directory.join(given));
         let stat = fs::lstat(&path).ok();
-        found.push((SourceRoot { given: given.clone(), path, name }, stat));
+        found.push((SourceRoot { given: given.clone(), path, name, within: Vec::new() }, stat));
     }
     // Of one name, what is there comes first: only that can be compared with the others.
     found.sort_by(|(left, left_stat), (right, right_stat)| {
@@ -63,6 +65,8 @@ pub(crate) fn name_sources(sources: &[PathBuf], directory: Option<&Path>) -> Res
                     if !is_inside(above, above_stat, &root, &stat) {
                         return Err(below_another(above, &root));
                     }
+                    let upper = roots.iter_mut().rev().find(|upper| upper.name == above.name);
+                    upper.expect("it was put there").within.push((root.name, stat.dev));
                     continue;
                 }
             }

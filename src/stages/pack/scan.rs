@@ -60,6 +60,7 @@ pub(crate) fn scan(roots: Vec<SourceRoot>, options: ScanOptions) -> Result<Scan>
         excludes: Excludes::new(&options.exclude)?,
         exclude_caches: options.exclude_caches,
         one_file_system: options.one_file_system,
+        named: roots.iter().flat_map(|root| root.within.iter().cloned()).collect(),
         skip: options.skip,
         stop: AtomicBool::new(false),
     });

@@ -31,7 +31,7 @@ impl Listing {
             Err(error) => return (None, Some(dir.failed(error))),
         };
         let (mut names, result) = fs::list_directory(&at);
-        if names.contains(CACHE_TAG) && looker.is_unwanted_cache(at.as_fd()) {
+        if names.contains(CACHE_TAG) && looker.is_unwanted_cache(&dir, at.as_fd()) {
             names.retain(CACHE_TAG);
         }
         let failure = result.err().map(|error| dir.failed(error));

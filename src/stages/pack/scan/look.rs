@@ -131,6 +131,8 @@ pub(super) struct Looker {
     pub(super) exclude_caches: bool,
     /// See [`ScanOptions`](super::ScanOptions).
     pub(super) one_file_system: bool,
+    /// Sources that lie below another, with their devices: to name one is to want it.
+    pub(super) named: Vec<(EntryPath, u64)>,
     /// What is left out besides: device and inode.
     pub(super) skip: Vec<(u64, u64)>,
     /// Nobody takes entries any more.
@@ -232,7 +234,12 @@ impl Looker {
                 let path = place.to_path_buf();
                 return Look::Found(Found::note(path, name.clone(), "the vault itself is left out"));
             }
-            let is_elsewhere = self.one_file_system && place.device_of_root().is_some_and(|device| device != stat.dev);
+            let is_elsewhere = self.one_file_system
+                && place.device_of_root().is_some_and(|device| device != stat.dev)
+                && !self
+                    .named
+                    .iter()
+                    .any(|(named, device)| *device == stat.dev && (name == named || name.is_below(named)));
             let mut target = Vec::new();
             let mut later = None;
             match stat.kind {
@@ -263,16 +270,19 @@ impl Looker {
                     (Vec::new(), Some(Box::new(Scanned::Failed { path, name, subtree: false, error })))
                 }
             };
+            let xattrs_known = second.is_none();
             let xattrs = xattrs.into_iter().map(|(name, value)| Xattr { name, value }).collect();
-            let entry = ScannedEntry { name: name.clone(), path: place.clone(), stat, target, xattrs };
+            let entry = ScannedEntry { name: name.clone(), path: place.clone(), stat, target, xattrs, xattrs_known };
             return Look::Found(Found { first: Some(Scanned::Entry(Box::new(entry))), second, socket: None, later });
         }
         Look::Missing(failed(FileOp::Stat, fs::replaced()))
     }
 
     /// Whether a directory, in which something has the name of a cache's tag, is a cache whose content is not wanted.
-    pub(super) fn is_unwanted_cache(&self, at: BorrowedFd<'_>) -> bool {
-        self.exclude_caches && has_signature(at).unwrap_or(false)
+    /// One that is named as a source below `dir` is: then the whole directory is stored, rather than less than was named.
+    pub(super) fn is_unwanted_cache(&self, dir: &Dir, at: BorrowedFd<'_>) -> bool {
+        let holds_a_source = || self.named.iter().any(|(named, _)| named.is_below(&dir.name) || *named == dir.name);
+        self.exclude_caches && has_signature(at).unwrap_or(false) && !holds_a_source()
     }
 }
 

@@ -193,7 +193,7 @@ impl Ahead {
         self.peak.fetch_max(before + children.len(), Ordering::Relaxed);
         let Ok(at) = dir.place.open(PASS) else { return Some(Way::ByDescriptor) };
         let is_tag = |child: &WalkEntry| child.file_name.as_bytes() == CACHE_TAG;
-        if children.iter().flatten().any(is_tag) && self.looker.is_unwanted_cache(at.as_fd()) {
+        if children.iter().flatten().any(is_tag) && self.looker.is_unwanted_cache(dir, at.as_fd()) {
             children.retain(|child| child.as_ref().is_ok_and(is_tag));
         }
         let is_room = before.saturating_add(children.len()) < self.look_ahead;

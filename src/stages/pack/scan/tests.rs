@@ -598,7 +598,7 @@ fn a_name_too_long_for_a_vault_fails() {
     // As near to the longest path as components allow, so that no child has a name.
     let name = vec![vec![b'x'; 255]; 256].join(&b'/');
     let name = EntryPath::parse(&name).unwrap();
-    let root = SourceRoot { given: "d".into(), path: dir.path().join("d"), name };
+    let root = SourceRoot { given: "d".into(), path: dir.path().join("d"), name, within: Vec::new() };
     let found: Vec<Scanned> = scan(vec![root], options(2, FAR)).unwrap().collect();
     assert_eq!(told(dir.path(), found.into_iter())[1..], ["! d/e", "! d/f"]);
 }
