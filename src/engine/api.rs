@@ -54,7 +54,7 @@ pub struct AddOptions {
     /// What is on another file system than the source it lies below is left out; the directory it is mounted on is stored.
     pub one_file_system: bool,
     /// Entries of the newest snapshot that lie below the sources and are there no longer are dropped. What could not be
-    /// read keeps its entries.
+    /// read keeps its entries; what is left out on purpose does not.
     pub mirror: bool,
     /// Files are read even if they look unchanged.
     pub force_read: bool,
