@@ -387,6 +387,19 @@ mod tests {
     }
 
     #[test]
+    fn extended_attributes_that_could_not_be_read_are_those_that_are_known() {
+        let colour = Xattr { name: b"user.colour".to_vec(), value: b"blue".to_vec() };
+        let before = Entry { xattrs: vec![colour.clone()], ..entry("f", EntryType::File, 7) };
+        for (known, expected) in [(true, vec![]), (false, vec![colour])] {
+            let mut now = scanned(|e| e.xattrs_known = known);
+            now.keep_unknown_xattrs(Some(&before));
+            assert_eq!(now.xattrs, expected);
+            now.keep_unknown_xattrs(None);
+            assert_eq!(now.xattrs, expected, "what is not in the snapshot adds nothing");
+        }
+    }
+
+    #[test]
     fn a_directory_has_attributes_only() {
         let before = entry("f", EntryType::Directory, 3);
         let changed = |alter: fn(&mut ScannedEntry)| {

@@ -394,6 +394,9 @@ fn for_each_slice(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::entry::EntryPath;
+    use crate::stages::pack::place::SourcePath;
+    use crate::stages::pack::source::FileSystem;
 
     fn slices(ranges: &[(u64, u64)], chunk: u64) -> Vec<Vec<(u64, u64)>> {
         let ranges: Vec<FileRange> = ranges.iter().map(|&(offset, len)| FileRange { offset, len }).collect();
@@ -412,5 +415,43 @@ mod tests {
         assert_eq!(slices(&[(5, 10)], 10), [vec![(5, 5)], vec![(10, 5)]]);
         assert_eq!(slices(&[(0, 2), (4, 2), (40, 1)], 10), [vec![(0, 2), (4, 2)], vec![(40, 1)]]);
         assert!(slices(&[], 10).is_empty());
+    }
+
+    /// A name of a FIFO that has two.
+    fn one_of_two(name: &str, ctime_secs: i64) -> ScannedEntry {
+        let stat = Stat {
+            kind: StatKind::Fifo,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            blocks: 0,
+            mtime: Timestamp { secs: 1, nanos: 0 },
+            ctime: Timestamp { secs: ctime_secs, nanos: 0 },
+            dev: 1,
+            ino: 7,
+            nlink: 2,
+            rdev: 0,
+        };
+        ScannedEntry {
+            name: EntryPath::parse(name.as_bytes()).unwrap(),
+            path: SourcePath::alone(Path::new(name)),
+            stat,
+            target: Vec::new(),
+            xattrs: Vec::new(),
+            xattrs_known: true,
+        }
+    }
+
+    #[test]
+    fn an_inode_number_that_was_given_to_another_file_during_the_scan_is_another_file() {
+        let mut planner = Planner::new(&FileSystem, 256 << 10, Vec::new(), None);
+        let mut content = |seq, entry: &ScannedEntry| match planner.plan(EntrySeq(seq), entry, None).unwrap() {
+            Decision::Store(planned, _) => planned.content,
+            Decision::Keep => panic!("there is nothing to keep"),
+        };
+        assert!(matches!(content(0, &one_of_two("a", 5)), Content::None));
+        assert!(matches!(content(1, &one_of_two("b", 6)), Content::None), "it has other times");
+        assert!(matches!(content(2, &one_of_two("c", 6)), Content::SameAs(EntrySeq(1))));
     }
 }

@@ -102,10 +102,13 @@ fn of_another_file_system_only_the_directory_it_is_mounted_on_is_packed_if_that_
         for (option, workers, expected) in [
             ("--one-file-system", "1", "t\nt/f\nt/mounted\n"),
             ("--one-file-system", "4", "t\nt/f\nt/mounted\n"),
+            // To name it is to want it, also below another source.
+            ("--one-file-system -s t/mounted", "1", "t\nt/f\nt/mounted\nt/mounted/d\nt/mounted/d/f\n"),
+            ("--one-file-system -s t/mounted", "4", "t\nt/f\nt/mounted\nt/mounted/d\nt/mounted/d/f\n"),
             ("--progress=never", "1", "t\nt/bound\nt/f\nt/mounted\nt/mounted/d\nt/mounted/d/f\n"),
         ] {
             let own = env!("CARGO_BIN_EXE_flint-pipe");
-            let vault = format!("vault{workers}{option}");
+            let vault = format!("vault{workers}{option}").replace(['/', ' '], "");
             let add = format!("{mount} && {own} add -v {vault} -s t --scan-workers {workers} {option}");
             let mut unshared = Command::new("unshare");
             unshared.args(["-m", "sh", "-c", &add]).env("FLINT_PASSWORD", crate::support::PASSWORD);
