@@ -1,14 +1,15 @@
 //! A mirror drops what is no longer under the sources, and nothing that it could not look for.
 
 use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use flint_pipe::{AddOptions, Error, Failed};
 
 use crate::support::disk::Disk;
 use crate::support::tree::{Tree, assert_same_sight, is_root, look, noise, set_mode, text};
 use crate::support::{
-    add, add_with, assert_sound, extract, names, password, program, simple, snapshot_numbers, vault_at, vault_in,
-    within,
+    PASSWORD, add, add_with, assert_sound, extract, names, password, program_for_all, simple, snapshot_numbers,
+    vault_at, vault_in, within,
 };
 
 fn mirror() -> AddOptions {
@@ -118,11 +119,12 @@ fn a_directory_that_may_not_be_listed_keeps_what_the_vault_has_of_it() {
         tree.file("s/gone", "3");
         tree.file("s/here", "4");
         tree.directory("vaults");
-        set_mode(tree.root(), 0o755);
         set_mode(&tree.path("vaults"), 0o777);
         let path = tree.path("vaults/v");
+        let program = program_for_all(&tree);
         let add_as_nobody = || {
-            let mut command = program();
+            let mut command = Command::new(&program);
+            command.env_clear().env("FLINT_PASSWORD", PASSWORD).current_dir("/");
             command.args(["add", "-v"]).arg(&path).arg("-C").arg(tree.root()).args(["-s", "s", "--mirror"]);
             command.uid(65534).gid(65534).output().unwrap()
         };

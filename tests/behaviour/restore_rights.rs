@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use rustix::fs::FileType;
@@ -10,18 +10,9 @@ use rustix::fs::FileType;
 use crate::support::tree::{
     Tree, assert_same_sight, is_root, look, noise, set_mode, set_mtime, set_owner, set_xattr, text,
 };
-use crate::support::{add, program, vault_at, within};
+use crate::support::{add, program, program_for_all, vault_at, within};
 
 const NOBODY: u32 = 65_534;
-
-/// The program where anybody can run it.
-fn program_for_all(place: &Tree) -> PathBuf {
-    set_mode(place.root(), 0o755);
-    let copy = place.path("flint-pipe");
-    std::fs::copy(program().get_program(), &copy).unwrap();
-    set_mode(&copy, 0o755);
-    copy
-}
 
 fn extract_as_nobody(program_copy: &Path, vault: &Path, out: &Path) -> (Option<i32>, String) {
     let mut command = Command::new(program_copy);

@@ -92,6 +92,15 @@ pub(crate) fn program() -> Command {
     command
 }
 
+/// The program where anybody can run it.
+pub(crate) fn program_for_all(place: &tree::Tree) -> PathBuf {
+    tree::set_mode(place.root(), 0o755);
+    let copy = place.path("flint-pipe");
+    std::fs::copy(program().get_program(), &copy).unwrap();
+    tree::set_mode(&copy, 0o755);
+    copy
+}
+
 pub(crate) fn workers(count: u16) -> Workers {
     let all = NonZeroU16::new(count);
     Workers { all, scan: all, ..Workers::default() }
