@@ -26,7 +26,12 @@ fn files_that_the_kernel_makes_up_end_no_run_and_none_hangs_it() {
             assert!(!said.contains("panicked"), "{said}");
             let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
             for error in result["errors"].as_array().unwrap() {
-                // Nothing has been replaced there, though files of this kind answer like what has.
+                // The program's own descriptors and threads do come and go while it packs them.
+                let path = error["path"].as_str().unwrap();
+                if ["/fd/", "/fdinfo/", "/map_files/", "/task/"].iter().any(|part| path.contains(part)) {
+                    continue;
+                }
+                // Nothing else has been replaced, though files of this kind answer like what has.
                 assert!(!error["message"].as_str().unwrap().contains("replaced"), "{error}");
             }
         }
