@@ -17,7 +17,7 @@ use crossbeam::channel::{Sender, bounded};
 
 use crate::engine::api::AddOptions;
 use crate::engine::budget::{Budget, Permit};
-use crate::engine::catch_up;
+use crate::engine::catch_up::Skipped;
 use crate::engine::commit::{Ready, about_this_run};
 use crate::engine::compare::{BaseWalk, Before, Compared, Comparison, Ordinals, places};
 use crate::engine::config::{Level, ReadMode};
@@ -26,7 +26,7 @@ use crate::engine::full_index::write_full_if_due;
 use crate::engine::indexer::{Announced, Deleted, Indexed, Indexer, Message};
 use crate::engine::observe::{Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
-use crate::engine::plan::{Content, DELETED_WEIGHT, Decision, IsSame, Planned, Planner};
+use crate::engine::plan::{Content, DELETED_WEIGHT, Decision, Planned, Planner};
 use crate::engine::run::{Phase, Run};
 use crate::engine::same_bytes::OldContent;
 use crate::engine::segment::SegmentWriter;
@@ -140,11 +140,11 @@ impl Vault {
         let (comparison, places) = self.compare(sources, options, &plan, base, &trees)?;
         done.plan = Some(plan.report(compress_context(options.level, plan.chunk_size), true));
         let pack = Pack { run, plan: &plan, effort, mapping, segment: &segment, source, base, trees: &trees, options };
-        let mut compared = catch_up::Compared { trees: trees.clone(), places, ..catch_up::Compared::default() };
+        let mut skipped = Skipped { trees: trees.clone(), places, ..Skipped::default() };
         let committed = self.commit_segment(run, base, &segment, || {
             pack.run(comparison, done)?;
-            compared.unchanged = std::mem::take(&mut done.unchanged.ordinals);
-            compared.deletes = done.indexed.removed != (0, 0);
+            skipped.unchanged = std::mem::take(&mut done.unchanged.ordinals);
+            skipped.deletes = done.indexed.removed != (0, 0);
             let delta = self.checked_delta(done)?;
             let full = write_full_if_due(run, base, &segment)?;
             let (files, directories) = done.handled();
@@ -157,7 +157,7 @@ impl Vault {
                 flags: if run.error_count() > 0 { SNAPSHOT_PARTIAL } else { 0 },
                 ..about_this_run(&options.command_line, &options.tags)
             };
-            Ok(Ready { delta, full, snapshot, compared: Some(&compared) })
+            Ok(Ready { delta, full, snapshot, skipped: Some(&skipped) })
         });
         done.stored_size = segment.written();
         done.snapshot = Some(committed?);
@@ -294,8 +294,6 @@ impl Pack<'_, '_> {
         let make_encrypt = || Ok(Encrypt::new(segment.keys(), segment.id()));
         let make_write = || Ok(Write::new(segment));
 
-        let mut old_content = OldContent::new(run, base, trees, source)?;
-        let is_same: IsSame<'_> = Box::new(move |entry, tree, old| old_content.is_same(entry, tree, old));
         let stages = std::thread::scope(|scope| {
             let (to_read, for_read) = bounded(plan.depth(plan.read));
             let (to_compress, for_compress) = bounded(plan.depth(plan.third));
@@ -308,10 +306,17 @@ impl Pack<'_, '_> {
                 window: &window,
                 segment,
                 unseen: &unseen,
-                planner: Planner::new(source, plan.chunk_size, trees.to_vec(), Some(is_same)),
+                planner: Planner::new(source, plan.chunk_size, trees.to_vec()),
                 seq: 0,
                 unchanged: Unchanged::default(),
-                jobs: Jobs { run, permit: plan.permit(), budget: &budget, to_read, waits: Waits::default() },
+                jobs: Jobs {
+                    run,
+                    permit: plan.permit(),
+                    budget: &budget,
+                    old_content: OldContent::new(run, base, trees, source, &budget),
+                    to_read,
+                    waits: Waits::default(),
+                },
                 to_indexer: to_indexer.clone(),
             };
             let (outcome_slot, unchanged_slot) = (&indexed, &unchanged);
@@ -455,7 +460,10 @@ impl Front<'_, '_> {
             counters.bytes_known.fetch_add(entry.content_len(), Ordering::Relaxed);
         }
         let before = before.filter(|_| !self.options.force_read);
-        let (planned, ranges, failed) = match (self.planner.plan(seq, &entry, before), ordinal) {
+        let Jobs { old_content, waits, .. } = &mut self.jobs;
+        let is_same =
+            &mut |entry: &ScannedEntry, tree, old: &Entry| old_content.is_same(entry, tree, old, &mut waits.budget);
+        let (planned, ranges, failed) = match (self.planner.plan(seq, &entry, before, is_same), ordinal) {
             (Ok(Decision::Keep), Some(ordinal)) => {
                 self.keep(&entry, ordinal);
                 return Ok(());
@@ -524,6 +532,8 @@ struct Jobs<'r, 'c> {
     /// What a chunk will need.
     permit: u64,
     budget: &'r Arc<Budget>,
+    /// Has a permit of the same budget while it compares.
+    old_content: OldContent<'r, 'c>,
     to_read: Sender<Envelope<ReadJob>>,
     waits: Waits,
 }
@@ -531,6 +541,7 @@ struct Jobs<'r, 'c> {
 impl Jobs<'_, '_> {
     /// Hands a job to the readers, with the permit for all that its chunk will need. An error means that the run ends.
     fn emit(&mut self, job: ReadJob) -> Result<()> {
+        self.old_content.release();
         let (permit, waited) = self.budget.acquire(self.permit, &self.run.stop).ok_or(Error::Interrupted)?;
         self.waits.budget += waited;
         let sending = Instant::now();

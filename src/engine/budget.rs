@@ -44,6 +44,11 @@ impl Budget {
         Some((Permit { budget: Arc::clone(self), units }, wait))
     }
 
+    /// All its units.
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
     /// Units in use now.
     #[cfg(test)]
     pub(crate) fn used(&self) -> u64 {

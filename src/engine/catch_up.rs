@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::engine::compare::{BaseWalk, Before, Ordinals};
 use crate::engine::resolve::SegmentUnion;
+use crate::engine::run::Run;
 use crate::engine::segment::SegmentWriter;
 use crate::engine::state::State;
 use crate::error::Result;
@@ -22,9 +23,9 @@ use crate::format::index::{BlockRef, Item};
 use crate::format::merge::Merge;
 use crate::format::tree::{Tree, TreeCursor, TreeWriter};
 
-/// What a run must know of its comparison to catch up with others.
+/// What a run left out because its base has it, as far as it must know that to catch up with others.
 #[derive(Default)]
-pub(crate) struct Compared {
+pub(crate) struct Skipped {
     /// The trees of the run's base.
     pub(crate) trees: Vec<Arc<Tree>>,
     /// Where the base was compared with the sources, as [`BaseWalk`] takes it.
@@ -40,21 +41,22 @@ pub(crate) struct Compared {
 /// - `newest`: the commit that the run's own will follow; COMMIT is held;
 /// - `own`: the head of the run's delta.
 pub(crate) fn second_delta(
+    run: &Run<'_>,
     base: &State,
     newest: &Commit,
-    compared: &Compared,
+    skipped: &Skipped,
     own: &BlockRef,
     segment: &SegmentWriter,
 ) -> Result<Option<(BlockRef, u64)>> {
-    if compared.unchanged.is_empty() && !compared.deletes {
+    if skipped.unchanged.is_empty() && !skipped.deletes {
         return Ok(None);
     }
     let between = deltas_between(base, newest)?;
-    if !touches(&between, &compared.places)? {
+    if !touches(&between, &skipped.places)? {
         return Ok(None);
     }
     let own = Tree::open(Arc::clone(&base.reader) as _, segment.salt(), own)?;
-    let mut trees = compared.trees.clone();
+    let mut trees = skipped.trees.clone();
     trees.extend(between.iter().cloned());
     let mut union = SegmentUnion::with_own(segment.salt(), &trees, Arc::clone(&base.vault));
     let mut writer = TreeWriter::default();
@@ -66,19 +68,20 @@ pub(crate) fn second_delta(
         writer.push(&Item::Put(entry), &mut sink)
     };
 
-    let mut walk = BaseWalk::new(base.merge(&compared.trees)?, compared.places.clone());
+    let mut walk = BaseWalk::new(base.merge(&skipped.trees)?, skipped.places.clone());
     let mut touched = Touched::new(&between)?;
     let mut theirs = Theirs::new(&between, Arc::new(own), &base.vault)?;
     while let Some(Before { ordinal, tree, entry }) = walk.next()? {
+        run.check()?;
         // Both are told of every entry, since they walk along.
         let was_touched = touched.is(&entry)?;
         let stored_by_them = theirs.instead_of_a_delete(&entry.path)?;
-        if compared.unchanged.contains(ordinal) {
+        if skipped.unchanged.contains(ordinal) {
             if was_touched {
                 put(tree, entry)?;
             }
         } else if let Some((tree, entry)) = stored_by_them {
-            put(compared.trees.len() + tree, entry)?;
+            put(skipped.trees.len() + tree, entry)?;
         }
     }
     if count == 0 {

@@ -11,7 +11,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::engine::catch_up::{Compared, second_delta};
+use crate::engine::catch_up::{Skipped, second_delta};
 use crate::engine::full_index::FullIndex;
 use crate::engine::indexer::current_user;
 use crate::engine::locks::Held;
@@ -36,7 +36,7 @@ pub(crate) struct Ready<'r> {
     /// The snapshot, but for its number.
     pub(crate) snapshot: SnapshotRecord,
     /// What the run left out because its base had it, to be compared with what others have committed since.
-    pub(crate) compared: Option<&'r Compared>,
+    pub(crate) skipped: Option<&'r Skipped>,
 }
 
 /// The snapshot of a run that stores nothing, made now.
@@ -115,7 +115,7 @@ fn commit(
     dir.sync().map_err(|error| (Reached::NoRoot, Error::io(FileOp::Sync, vault, error)))?;
 
     let held = Held::take(run, vault, storage, Lock::Commit, LockMode::Exclusive).map_err(before)?;
-    let Prepared { only_in_a, number, root } = prepare(base, segment, ready).map_err(before)?;
+    let Prepared { only_in_a, number, root } = prepare(run, base, segment, ready).map_err(before)?;
     run.check().map_err(before)?;
     sync().map_err(before)?;
 
@@ -147,7 +147,7 @@ struct Prepared {
 }
 
 /// Merges with the newest commit, writes the commit record, and makes the root that names it.
-fn prepare(base: &State, segment: &SegmentWriter, ready: Ready<'_>) -> Result<Prepared> {
+fn prepare(run: &Run<'_>, base: &State, segment: &SegmentWriter, ready: Ready<'_>) -> Result<Prepared> {
     let vault = &*base.vault;
     let roots = read_roots(&*base.storage, vault, &base.keys, true)?;
     let (newest_at, newest) = newest_root(vault, &roots)?;
@@ -170,9 +170,9 @@ fn prepare(base: &State, segment: &SegmentWriter, ready: Ready<'_>) -> Result<Pr
     let covered = full.map_or(0, |full| full.generation);
     let later = before.deltas.iter().filter(|delta| delta.generation > covered);
     let mut deltas: Vec<TreeRef> = later.map(|&tree| table.tree(&before, tree)).collect();
-    let second = match ready.compared {
-        Some(compared) if before.generation != base.commit.generation => {
-            second_delta(base, &before, compared, &ready.delta.0, segment)?
+    let second = match ready.skipped {
+        Some(skipped) if before.generation != base.commit.generation => {
+            second_delta(run, base, &before, skipped, &ready.delta.0, segment)?
         }
         _ => None,
     };

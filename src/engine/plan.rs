@@ -92,13 +92,11 @@ pub(crate) struct Planner<'s> {
     base: Vec<Arc<Tree>>,
     /// First names of files with several, by device and inode, with the names still to come.
     links: HashMap<(u64, u64), FirstSeen>,
-    /// Tells whether a file still holds what that entry of the newest snapshot has; none: it is taken to.
-    is_same: Option<IsSame<'s>>,
     devices: HashMap<u64, FsKind>,
 }
 
-/// Asked with the entry, and the tree and the entry of the snapshot.
-pub(crate) type IsSame<'s> = Box<dyn FnMut(&ScannedEntry, usize, &Entry) -> Result<bool> + Send + 's>;
+/// Whether a file still holds what an entry of the newest snapshot has, of the tree of that number.
+pub(crate) type IsSame<'f> = dyn FnMut(&ScannedEntry, usize, &Entry) -> Result<bool> + 'f;
 
 /// The first name of a file with several.
 #[derive(Debug)]
@@ -138,17 +136,8 @@ pub(crate) const DELETED_WEIGHT: u64 = 1;
 
 impl<'s> Planner<'s> {
     /// A planner for chunks of so many bytes, and a newest snapshot that consists of these trees.
-    ///
-    /// - `is_same`: looks into files whose attributes alone seem to have changed; `None`: they are believed, for who only
-    ///   wants to know what would be done.
-    pub(crate) fn new(
-        source: &'s dyn Source,
-        chunk_size: u32,
-        base: Vec<Arc<Tree>>,
-        is_same: Option<IsSame<'s>>,
-    ) -> Self {
+    pub(crate) fn new(source: &'s dyn Source, chunk_size: u32, base: Vec<Arc<Tree>>) -> Self {
         Self {
-            is_same,
             source,
             base,
             chunk_size: u64::from(chunk_size),
@@ -174,11 +163,18 @@ impl<'s> Planner<'s> {
 
     /// Decides where an entry's content comes from; the jobs follow with [`Planner::cut`].
     ///
-    /// - `before`: what the newest snapshot has under its name, if that may be kept.
+    /// - `before`: what the newest snapshot has under its name, if that may be kept;
+    /// - `is_same`: is asked of a file whose attributes alone seem to have changed.
     ///
     /// # Errors
     /// What concerns this entry alone: it could not be looked into for holes.
-    pub(crate) fn plan(&mut self, seq: EntrySeq, entry: &ScannedEntry, before: Option<Before>) -> Result<Decision> {
+    pub(crate) fn plan(
+        &mut self,
+        seq: EntrySeq,
+        entry: &ScannedEntry,
+        before: Option<Before>,
+        is_same: &mut IsSame<'_>,
+    ) -> Result<Decision> {
         let is_linked = entry.is_linked();
         let store = |content| Ok(Decision::Store(Planned { content, is_linked }, Vec::new()));
         let (change, before) = match before {
@@ -211,8 +207,7 @@ impl<'s> Planner<'s> {
         let before = match before.filter(|_| keeps) {
             // What changed the attributes changed the ctime, so only the content itself can tell.
             Some(before) if change == Change::Attributes => {
-                let same =
-                    self.is_same.as_mut().map_or(Ok(true), |is_same| is_same(entry, before.tree, &before.entry))?;
+                let same = is_same(entry, before.tree, &before.entry)?;
                 same.then_some(before)
             }
             before => before,
@@ -445,8 +440,11 @@ mod tests {
 
     #[test]
     fn an_inode_number_that_was_given_to_another_file_during_the_scan_is_another_file() {
-        let mut planner = Planner::new(&FileSystem, 256 << 10, Vec::new(), None);
-        let mut content = |seq, entry: &ScannedEntry| match planner.plan(EntrySeq(seq), entry, None).unwrap() {
+        let mut planner = Planner::new(&FileSystem, 256 << 10, Vec::new());
+        let mut content = |seq, entry: &ScannedEntry| match planner
+            .plan(EntrySeq(seq), entry, None, &mut |_, _, _| Ok(true))
+            .unwrap()
+        {
             Decision::Store(planned, _) => planned.content,
             Decision::Keep => panic!("there is nothing to keep"),
         };

@@ -68,7 +68,7 @@ impl Vault {
         done.plan = Some(plan.report(compress_context(options.level, plan.chunk_size), true));
         let trees = base.trees(&base.commit)?;
         let (mut comparison, _) = self.compare(sources, options, &plan, &base, &trees)?;
-        let mut planner = Planner::new(source, plan.chunk_size, trees, None);
+        let mut planner = Planner::new(source, plan.chunk_size, trees);
         run.enter(Phase::Stream);
         let counters = &run.counters;
         let mut seq = 0;
@@ -83,7 +83,8 @@ impl Vault {
                     counters.files_known.fetch_add(u64::from(!is_directory), Ordering::Relaxed);
                     counters.files_done.fetch_add(u64::from(!is_directory), Ordering::Relaxed);
                     let before = before.filter(|_| !options.force_read);
-                    match (planner.plan(EntrySeq(seq), &entry, before), ordinal) {
+                    // No content is read, so attributes are taken for all that changed.
+                    match (planner.plan(EntrySeq(seq), &entry, before, &mut |_, _, _| Ok(true)), ordinal) {
                         (Ok(Decision::Keep), Some(ordinal)) => done.unchanged.count(&entry, ordinal),
                         (Ok(_), _) => done.indexed.count(is_directory, entry.content_len()),
                         (Err(error), _) => {

@@ -75,7 +75,7 @@ impl Vault {
             let delta = removed.write_delta(&segment)?;
             let full = write_full_if_due(run, base, &segment)?;
             let snapshot = about_this_run(&options.command_line, &options.tags);
-            Ok(Ready { delta, full, snapshot, compared: None })
+            Ok(Ready { delta, full, snapshot, skipped: None })
         })
         .map(|number| removed.snapshot = Some(number))
         .inspect(|()| removed.stored_size = segment.written())

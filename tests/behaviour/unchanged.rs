@@ -332,3 +332,32 @@ fn a_change_of_content_does_not_hide_behind_one_of_attributes() {
         assert_sound(&vault);
     });
 }
+
+#[test]
+fn comparing_and_storing_in_turn_go_on_in_the_least_memory() {
+    within(120, || {
+        let tree = Tree::new();
+        for number in 0..40 {
+            tree.file(format!("t/{number:02}-old"), noise(number, 300_000));
+        }
+        let_time_pass();
+        let vault = vault_in(Disk::new().dir());
+        add(&vault, tree.root(), &["t"]);
+        for number in 0..40 {
+            set_mode(&tree.path(format!("t/{number:02}-old")), 0o600);
+            tree.file(format!("t/{number:02}-new"), noise(100 + number, 300_000));
+        }
+        let mut options = simple();
+        // Two permits and not much more.
+        options.pipeline.memory = Some(44 << 20);
+        let second = add_with(&vault, tree.root(), &["t"], options).unwrap();
+        assert!(second.is_complete(), "{:?}", second.errors);
+        assert_eq!(
+            (second.total_files, bytes_read(&second)),
+            (80, 40 * 300_000),
+            "what is the same is not stored again"
+        );
+        assert_restores(&vault, &tree, "t");
+        assert_sound(&vault);
+    });
+}
