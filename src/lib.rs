@@ -140,8 +140,8 @@ mod stages;
 pub use crate::crypto::derive::KdfParams;
 pub use crate::crypto::key::Password;
 pub use crate::engine::api::{
-    AddOptions, CreateOptions, ExtractOptions, ListEntry, ListOptions, Overwrite, Preserve, RemoveOptions,
-    SnapshotInfo, VaultInfo, VaultUsage, VerifyOptions, check_pattern,
+    AddOptions, CreateOptions, ExtractOptions, ListEntry, ListOptions, Overwrite, Preserve, RecoverOptions,
+    RemoveOptions, SnapshotInfo, VaultInfo, VaultUsage, VerifyOptions, check_pattern,
 };
 pub use crate::engine::cancel::CancelToken;
 pub use crate::engine::config::{
@@ -149,7 +149,8 @@ pub use crate::engine::config::{
 };
 pub use crate::engine::list::Entries;
 pub use crate::engine::observe::{
-    EntryError, EntryErrorKind, Failed, Notice, Observer, PlanReport, Progress, Report, ServiceTimes, StageReport,
+    EntryError, EntryErrorKind, Failed, Notice, Observer, PlanReport, Progress, RecoveredSnapshot, Recovery, Report,
+    ServiceTimes, StageReport,
 };
 pub use crate::engine::vault::Vault;
 pub use crate::error::{Error, ErrorKind, FileOp, Malformation, Result};

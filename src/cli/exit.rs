@@ -55,9 +55,9 @@ impl Status {
         }
     }
 
-    /// The status of a run that came to its end.
+    /// The status of a run that came to its end. That a vault is damaged is no news to who recovers it: what is lost is.
     pub(crate) fn of_report(report: &Report) -> Self {
-        if report.is_damaged() {
+        if report.is_damaged() && report.recovery.is_none() {
             Self::Damaged
         } else if report.is_complete() {
             Self::Done
@@ -132,6 +132,15 @@ mod tests {
         assert_eq!(Status::of_report(&report_with(&[])).code(), 0);
         assert_eq!(Status::of_report(&report_with(&[EntryErrorKind::Changed])).code(), 3);
         assert_eq!(Status::of_report(&report_with(&[EntryErrorKind::Io, EntryErrorKind::Damaged])).code(), 13);
+    }
+
+    #[test]
+    fn what_is_lost_for_good_makes_a_recovery_incomplete() {
+        let mut report = report_with(&[EntryErrorKind::Damaged]);
+        report.recovery = Some(flint_pipe::Recovery::default());
+        assert_eq!(Status::of_report(&report).code(), 3);
+        report.errors.clear();
+        assert_eq!(Status::of_report(&report).code(), 0);
     }
 
     #[test]

@@ -248,6 +248,7 @@ struct JsonSnapshot<'a> {
     tags: &'a [String],
     command_line: &'a [String],
     partial: bool,
+    recovered: bool,
 }
 
 impl<'a> From<&'a SnapshotInfo> for JsonSnapshot<'a> {
@@ -263,13 +264,14 @@ impl<'a> From<&'a SnapshotInfo> for JsonSnapshot<'a> {
             tags: &info.tags,
             command_line: &info.command_line,
             partial: info.partial,
+            recovered: info.recovered,
         }
     }
 }
 
 /// A time as RFC 3339 has it, in UTC with nanoseconds. File systems hold years that it has not; those are written the same
 /// way with as many digits as they need.
-fn utc(time: Timestamp) -> String {
+pub(crate) fn utc(time: Timestamp) -> String {
     match instant(time) {
         Some(instant) => format!("{instant:.9}"),
         None => {
@@ -280,7 +282,7 @@ fn utc(time: Timestamp) -> String {
 }
 
 /// A time to the second in the zone of the reader.
-fn local(time: Timestamp, zone: &TimeZone) -> String {
+pub(crate) fn local(time: Timestamp, zone: &TimeZone) -> String {
     match instant(time) {
         Some(instant) => instant.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
         None => {

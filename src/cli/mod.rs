@@ -18,6 +18,7 @@ mod not_yet;
 mod password;
 mod patterns;
 mod progress;
+mod recover;
 mod rehearsal;
 mod remove;
 mod report;
@@ -69,6 +70,7 @@ enum Command {
     List(list::Args),
     Remove(remove::Args),
     Verify(Box<verify::Args>),
+    Recover(Box<recover::Args>),
     Info(info::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -93,6 +95,7 @@ fn dispatch(command: Command) -> Status {
         Command::List(args) => list::run(&args),
         Command::Remove(args) => remove::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Whole commands.
-const COMMANDS: &[&str] = &["compact", "recover", "key", "rekey", "profile"];
+const COMMANDS: &[&str] = &["compact", "key", "rekey", "profile"];
 
 /// Options, and the commands that will have them.
 const OPTIONS: &[(&str, &[&str])] =

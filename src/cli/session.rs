@@ -237,7 +237,7 @@ impl Session {
 
     /// Whether the run is making a snapshot the newest at this moment.
     fn commits(&self) -> bool {
-        matches!(self.command, "add" | "remove")
+        matches!(self.command, "add" | "remove" | "recover")
             && self.listener.latest().is_some_and(|latest| latest.phase == "commit")
     }
 

@@ -133,6 +133,22 @@ pub struct VerifyOptions {
     pub dry_run: bool,
 }
 
+/// What `recover` does with what it finds; by default it only says it.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct RecoverOptions {
+    /// Threads, queues, memory, deadlines.
+    pub pipeline: PipelineConfig,
+    /// What authenticates is saved to a new vault at this path, with the same passwords.
+    pub output: Option<PathBuf>,
+    /// Headers, roots and the chain of commits are mended in the vault itself.
+    pub in_place: bool,
+    /// Nothing is written, whatever else is asked for.
+    pub dry_run: bool,
+    /// The command line, kept with snapshots whose own record is lost.
+    pub command_line: Vec<String>,
+}
+
 /// One entry of a snapshot, as `list` answers it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -185,8 +201,10 @@ pub struct SnapshotInfo {
     pub files: u64,
     /// Bytes of content that this run stored.
     pub bytes: u64,
-    /// Some sources could not be stored.
+    /// Some sources could not be stored, or some of what was stored is lost.
     pub partial: bool,
+    /// It was found by `recover` and does not lead to the snapshots after it; its number may be a new one.
+    pub recovered: bool,
 }
 
 /// What the bytes of a vault's file are used for, as [`Vault::usage`](crate::Vault::usage) counts them. All in bytes.

@@ -201,7 +201,7 @@ fn prepare(run: &Run<'_>, base: &State, segment: &SegmentWriter, ready: Ready<'_
         deltas,
         heads: Vec::new(),
     };
-    let place = write_commit(segment, &mut commit)?;
+    let place = write_commit(segment, &mut commit, &[])?;
     let end = (place.offset.0 + u64::from(place.sealed_len)).max(newest.end());
     let root =
         Root::new(base.keys.vault_id, generation, place, end).map_err(|why| Error::malformed(vault, newest_at, why))?;
@@ -213,14 +213,16 @@ fn prepare(run: &Run<'_>, base: &State, segment: &SegmentWriter, ready: Ready<'_
 }
 
 /// Writes a commit record whose own segment is number 0 of its table; fills in where the segment's heads are.
-pub(crate) fn write_commit(segment: &SegmentWriter, commit: &mut Commit) -> Result<CommitPlace> {
+///
+/// - `others`: heads of other segments that it is to list, too.
+pub(crate) fn write_commit(segment: &SegmentWriter, commit: &mut Commit, others: &[(u32, u64)]) -> Result<CommitPlace> {
     // Taking the place may take an extent, whose head is then to be listed too: so room for some more heads is reserved.
     const SPARE_HEADS_LEN: usize = 64;
-    let own_heads = || segment.heads().into_iter().map(|at| (0, at)).collect();
-    commit.heads = own_heads();
+    let heads = || segment.heads().into_iter().map(|at| (0, at)).chain(others.iter().copied()).collect();
+    commit.heads = heads();
     let bound = u32::try_from(commit.encode().len() + SPARE_HEADS_LEN).unwrap_or(u32::MAX);
     let offset = segment.reserve(u64::from(sealed_len(bound)))?;
-    commit.heads = own_heads();
+    commit.heads = heads();
     let (number, framed) = segment.seal_meta(RecordKind::Commit, &commit.encode())?;
     let sealed = u32::try_from(framed.len()).expect("sealed within the limit of a record");
     debug_assert!(sealed <= sealed_len(bound), "two more heads fit into the spare room");
@@ -236,18 +238,24 @@ pub(crate) fn write_commit(segment: &SegmentWriter, commit: &mut Commit) -> Resu
 
 /// The segments of a commit under construction, each once.
 #[derive(Default)]
-struct SegmentTable {
+pub(crate) struct SegmentTable {
     segments: Vec<SegmentSalt>,
 }
 
 impl SegmentTable {
-    fn add(&mut self, segment: SegmentSalt) -> u32 {
+    /// The position of a segment, which is put in if it is not there.
+    pub(crate) fn add(&mut self, segment: SegmentSalt) -> u32 {
         let known = self.segments.iter().position(|known| *known == segment);
         let position = known.unwrap_or_else(|| {
             self.segments.push(segment);
             self.segments.len() - 1
         });
         u32::try_from(position).expect("a commit has fewer than 2^32 trees")
+    }
+
+    /// All of them, by position.
+    pub(crate) fn into_segments(self) -> Vec<SegmentSalt> {
+        self.segments
     }
 
     fn tree(&mut self, before: &Commit, tree: TreeRef) -> TreeRef {

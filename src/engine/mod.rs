@@ -19,6 +19,7 @@ pub(crate) mod nearest;
 pub(crate) mod observe;
 pub(crate) mod pipeline;
 pub(crate) mod plan;
+pub(crate) mod recover;
 pub(crate) mod rehearse;
 pub(crate) mod remove;
 pub(crate) mod resolve;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::primitives::fs::Timestamp;
 use crate::primitives::units::{format_rate, format_size};
 
 /// Listens to a run. Called from the engine's threads, several at once: implementations must be quick and not block.
@@ -161,6 +162,8 @@ pub struct Report {
     pub peak_memory_bytes: u64,
     /// Each stage that took part, in the order of the data.
     pub stages: Vec<StageReport>,
+    /// What is left of a damaged vault (`recover` only).
+    pub recovery: Option<Recovery>,
     /// Bytes of the vault's extents that no snapshot refers to (`verify` only).
     pub unreferenced_bytes: Option<u64>,
     /// What the run works with; for a dry run, what it would.
@@ -231,6 +234,49 @@ impl fmt::Display for Report {
 
 fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// What `recover` has found, beside the losses that the report's errors name.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The newest first; then those that are no part of the vault, though they open.
+    pub snapshots: Vec<RecoveredSnapshot>,
+    /// What is damaged and costs nothing, since it can be made again from what is whole: a line each.
+    pub faults: Vec<String>,
+    /// These faults have been mended in place.
+    pub mended: bool,
+    /// The length of the vault that was saved, in bytes.
+    pub saved_bytes: Option<u64>,
+}
+
+/// A snapshot that is left of a damaged vault.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RecoveredSnapshot {
+    /// Its number; a new one, if it had none or another snapshot has the same.
+    pub number: u64,
+    /// When its commit was made; of one without a commit record, when it was found.
+    pub time: Timestamp,
+    /// Entries but directories that its run stored; 0 of one without a commit record, of which that is not known, all
+    /// entries of one run alone.
+    pub files: u64,
+    /// Bytes of their content.
+    pub bytes: u64,
+    /// Names that are lost, each a line of the report's errors; a range of names is one.
+    pub lost_entries: u64,
+    /// Nothing of it is lost.
+    pub whole: bool,
+    /// It is what the vault holds now.
+    pub newest: bool,
+    /// It was found, and does not lead to the newest one.
+    pub recovered: bool,
+    /// Its commit record is lost, or was never written.
+    pub without_commit: bool,
+    /// It holds what one run had stored, and nothing from before: what it was a change of is not known.
+    pub one_run: bool,
+    /// It is no part of the vault: a run had come so far when it was killed.
+    pub beside: bool,
 }
 
 /// What a run works with: threads, buffers, and the memory that follows from them.

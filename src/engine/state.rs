@@ -187,7 +187,8 @@ pub(crate) struct MetaReader {
 }
 
 impl MetaReader {
-    fn new(storage: Arc<dyn Storage>, vault: Arc<Path>, keys: Arc<VaultKeys>, track: bool) -> Self {
+    /// - `track`: the places that are read are put down, for [`MetaReader::visited`].
+    pub(crate) fn new(storage: Arc<dyn Storage>, vault: Arc<Path>, keys: Arc<VaultKeys>, track: bool) -> Self {
         Self { storage, vault, keys, segments: Mutex::default(), visited: track.then(Mutex::default) }
     }
 
@@ -225,7 +226,17 @@ impl MetaReader {
         if digest(&framed) != *expected {
             return Err(self.malformed(block, Malformation::Forged { structure: "commit record" }));
         }
-        let plain = self.open(segment, RecordKind::Commit, block, &framed)?;
+        self.open_commit(segment, block, &framed)
+    }
+
+    /// Reads the commit record that stands there, whichever that is; answers its digest, too.
+    pub(crate) fn commit_at(&self, segment: &SegmentSalt, block: &BlockRef) -> Result<(Commit, [u8; 32])> {
+        let framed = self.framed(block, MAX_PLAIN_LEN)?;
+        Ok((self.open_commit(segment, block, &framed)?, digest(&framed)))
+    }
+
+    fn open_commit(&self, segment: &SegmentSalt, block: &BlockRef, framed: &[u8]) -> Result<Commit> {
+        let plain = self.open(segment, RecordKind::Commit, block, framed)?;
         Commit::decode(&plain).map_err(|why| self.malformed(block, why))
     }
 

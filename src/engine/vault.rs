@@ -17,7 +17,7 @@ use crate::engine::state::{
     State, VaultKeys, claimed_generation, newest_root, read_headers, read_roots, unlock_headers,
 };
 use crate::error::{Error, FileOp, Malformation, Result};
-use crate::format::commit::{Commit, SNAPSHOT_PARTIAL, SnapshotRecord};
+use crate::format::commit::{Commit, SNAPSHOT_PARTIAL, SNAPSHOT_RECOVERED, SnapshotRecord};
 use crate::format::header::{EXTENTS_AT, HEADER_A_AT, HEADER_B_AT, Header, ROOT_A_AT, ROOT_B_AT, Root};
 use crate::format::keyslot::{PasswordSlot, Slot, password_slots};
 use crate::format::record::VaultId;
@@ -198,7 +198,7 @@ impl Vault {
             deltas: Vec::new(),
             heads: Vec::new(),
         };
-        let place = write_commit(&segment, &mut commit)?;
+        let place = write_commit(&segment, &mut commit, &[])?;
         let end = place.offset.0 + u64::from(place.sealed_len);
         let root = Root::new(self.keys.vault_id, FIRST_GENERATION, place, end);
         let root = root.map_err(|why| Error::malformed(path, ROOT_A_AT, why))?.encode(&self.keys.root);
@@ -390,7 +390,8 @@ pub(crate) struct Writer {
     pub(crate) is_made: bool,
 }
 
-fn vault_dir(path: &Path) -> Result<Arc<dyn VaultDir>> {
+/// The directory of a vault's name, and that name.
+pub(crate) fn vault_dir(path: &Path) -> Result<Arc<dyn VaultDir>> {
     Ok(Arc::new(FsVaultDir::new(path).map_err(|error| Error::io(FileOp::Open, path, error))?))
 }
 
@@ -402,7 +403,8 @@ fn existing_dir(path: &Path) -> Result<Arc<dyn VaultDir>> {
     })
 }
 
-fn open_storage(path: &Path, dir: &dyn VaultDir, write: bool) -> Result<Option<Arc<dyn Storage>>> {
+/// Opens the file of a vault; `None` if there is none.
+pub(crate) fn open_storage(path: &Path, dir: &dyn VaultDir, write: bool) -> Result<Option<Arc<dyn Storage>>> {
     dir.open(write).map_err(|error| Error::io(FileOp::Open, path, error))
 }
 
@@ -418,5 +420,6 @@ fn snapshot_info(record: &SnapshotRecord) -> SnapshotInfo {
         files: record.files,
         bytes: record.bytes,
         partial: record.flags & SNAPSHOT_PARTIAL != 0,
+        recovered: record.flags & SNAPSHOT_RECOVERED != 0,
     }
 }

@@ -20,7 +20,7 @@ use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Repor
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
 use crate::engine::resolve::{Resolver, pieces};
 use crate::engine::run::{Phase, Run, describe};
-use crate::engine::state::{State, read_at_most, read_headers, read_roots};
+use crate::engine::state::{MetaReader, State, read_at_most, read_headers, read_roots};
 use crate::engine::stats::{WorkerStats, stage_report};
 use crate::engine::vault::Vault;
 use crate::error::{Error, FileOp, Malformation, Result};
@@ -30,6 +30,7 @@ use crate::format::header::{EXTENTS_AT, RESERVED_RANGES};
 use crate::format::index::{Item, RecordPlace, SegmentSalt};
 use crate::format::record::{RecordId, RecordKind, SEGMENT_HEADER_LEN, Salt, SegmentHeader};
 use crate::format::tree::{Tree, TreeCursor};
+use crate::primitives::storage::Storage;
 use crate::stages::unpack::decompress::Decompress;
 use crate::stages::unpack::decrypt::Decrypt;
 use crate::stages::unpack::read::{PlainRecord, ReadRecord, RecordJob};
@@ -100,7 +101,10 @@ impl Vault {
             if options.dry_run {
                 checked.stored_bytes += wanted.iter().map(|(_, place)| u64::from(place.sealed_len)).sum::<u64>();
             } else {
-                let lost = verify_records(run, state, &plan, wanted, checked)?;
+                let ReadThrough { stages, stored_bytes, failed } =
+                    read_through(run, &*state.storage, &state.reader, &plan, wanted)?;
+                (checked.stages, checked.stored_bytes) = (stages, checked.stored_bytes + stored_bytes);
+                let lost = failed.into_iter().map(|(salt, place, why)| ((salt, place.number), why)).collect();
                 name_entries(run, state, &trees, &lost, checked)?;
             }
         }
@@ -337,14 +341,23 @@ impl Outlet<PlainRecord<SegmentSalt>> for Verdicts<'_> {
     }
 }
 
+/// What became of records that were read.
+pub(super) struct ReadThrough {
+    pub(super) stages: Vec<StageReport>,
+    /// Bytes of the file that were read.
+    pub(super) stored_bytes: u64,
+    /// Records that did not open.
+    pub(super) failed: Vec<(SegmentSalt, RecordPlace, Malformation)>,
+}
+
 /// Runs every record through the way back, but for the writing.
-fn verify_records(
+pub(super) fn read_through(
     run: &Run<'_>,
-    state: &State,
+    storage: &dyn Storage,
+    reader: &MetaReader,
     plan: &Plan,
     wanted: Vec<(SegmentSalt, RecordPlace)>,
-    checked: &mut Checked,
-) -> Result<Lost> {
+) -> Result<ReadThrough> {
     run.enter(Phase::Stream);
     let began = Instant::now();
     let budget = Budget::new(plan.budget);
@@ -354,7 +367,7 @@ fn verify_records(
     let known = wanted.iter().map(|(_, place)| u64::from(place.plain_len)).sum();
     run.counters.bytes_known.store(known, Ordering::Relaxed);
     run.counters.all_known.store(true, Ordering::Relaxed);
-    let make_read = || Ok(ReadRecord::<SegmentSalt>::new(&*state.storage, pool.clone()));
+    let make_read = || Ok(ReadRecord::<SegmentSalt>::new(storage, pool.clone()));
     let make_decrypt = || Ok(Decrypt::new());
     let make_decompress = || Decompress::new(pool.clone());
     let verdicts = Verdicts { lost: &lost, bytes: &bytes, done: &run.counters.bytes_done };
@@ -362,7 +375,7 @@ fn verify_records(
         let (to_read, for_read) = bounded(plan.depth(plan.read));
         let (to_decrypt, for_decrypt) = bounded(plan.depth(plan.third));
         let (to_decompress, for_decompress) = bounded(plan.depth(plan.fourth));
-        let front = Front { run, state, budget: &budget, permit: plan.permit() };
+        let front = Front { run, reader, budget: &budget, permit: plan.permit() };
         let mut stages = Vec::new();
         let started = (|| {
             stages.push(spawn_one(scope, run, "plan", move || Ok(front.work(wanted, &to_read)))?);
@@ -377,17 +390,18 @@ fn verify_records(
         stages.into_iter().map(StageHandle::join).collect::<Vec<_>>()
     });
     let wall = began.elapsed();
-    checked.stages = stages.into_iter().map(|(name, workers)| stage_report(name, workers, wall)).collect();
-    checked.stored_bytes += bytes.into_inner();
     run.check()?;
-    let lost: Vec<(SegmentSalt, RecordPlace, Malformation)> = lost.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(lost.into_iter().map(|(salt, place, why)| ((salt, place.number), why)).collect())
+    Ok(ReadThrough {
+        stages: stages.into_iter().map(|(name, workers)| stage_report(name, workers, wall)).collect(),
+        stored_bytes: bytes.into_inner(),
+        failed: lost.into_inner().unwrap_or_else(PoisonError::into_inner),
+    })
 }
 
 /// Hands the records out in the order of the file.
 struct Front<'r, 'c> {
     run: &'r Run<'c>,
-    state: &'r State,
+    reader: &'r MetaReader,
     budget: &'r Arc<Budget>,
     permit: u64,
 }
@@ -402,7 +416,7 @@ impl Front<'_, '_> {
         for (salt, place) in wanted {
             let began = Instant::now();
             let Some((permit, waited)) = self.budget.acquire(self.permit, &self.run.stop) else { break };
-            let keys = self.state.reader.segment_keys(&salt);
+            let keys = self.reader.segment_keys(&salt);
             let id = RecordId { segment: Salt(salt.salt).segment_id(), kind: RecordKind::Data, number: place.number };
             let job = RecordJob { place, id, keys, purpose: salt };
             let sending = Instant::now();

@@ -36,8 +36,7 @@ pub(crate) struct Previous {
 
 /// Some of the sources could not be stored.
 pub(crate) const SNAPSHOT_PARTIAL: u32 = 1;
-/// It was found by `recover`, not committed under this number.
-#[expect(dead_code, reason = "a bit of docs/FORMAT.md, chapter 8, which nothing sets before `recover` is there")]
+/// It was found by `recover`: its place in the history is a guess, and its number may be a new one.
 pub(crate) const SNAPSHOT_RECOVERED: u32 = 2;
 
 /// What is known of a snapshot beside its entries.

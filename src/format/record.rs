@@ -149,7 +149,8 @@ mod segment_at {
 }
 
 const SEGMENT: &str = "segment header";
-const SEGMENT_MAGIC: [u8; 8] = *b"FLINTSG1";
+/// The first bytes of every segment header; what recovery looks for.
+pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"FLINTSG1";
 
 /// What stands at the head of every extent of a segment, so that losing one costs one extent.
 ///

@@ -18,6 +18,7 @@ mod extraction_safety;
 mod interleaved;
 mod left_out;
 mod mirror;
+mod recover;
 mod remove;
 mod restore_options;
 mod restore_rights;

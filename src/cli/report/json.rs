@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
-use flint_pipe::{EntryError, PlanReport, Report, ServiceTimes, StageReport};
+use flint_pipe::{EntryError, PlanReport, RecoveredSnapshot, Recovery, Report, ServiceTimes, StageReport};
 use serde::{Serialize, Serializer};
 
 use crate::cli::escape;
+use crate::cli::list;
 use crate::cli::list::path_bytes;
 
 /// The version of the object's fields; what is added does not change it, what is taken away or means something else does.
@@ -52,6 +53,7 @@ pub(crate) fn object(outcome: &Outcome<'_>) -> String {
         throughput_bytes_per_sec: whole(report.throughput_bytes_per_sec()),
         peak_memory_bytes: report.peak_memory_bytes,
         unreferenced_bytes: report.unreferenced_bytes,
+        recovery: report.recovery.as_ref().map(Recovered::from),
         plan: report.plan.as_ref().map(Plan::from),
         workers: Workers(&report.stages),
         bottleneck: (),
@@ -87,12 +89,63 @@ struct Object<'a> {
     /// Of `verify` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreferenced_bytes: Option<u64>,
+    /// Of `recover` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery: Option<Recovered<'a>>,
     plan: Option<Plan<'a>>,
     workers: Workers<'a>,
     /// Always null so far.
     bottleneck: (),
     stages: Stages<'a>,
     errors: Vec<Failure<'a>>,
+}
+
+/// What is left of a damaged vault.
+#[derive(Serialize)]
+struct Recovered<'a> {
+    snapshots: Vec<RecoveredOne>,
+    faults: &'a [String],
+    mended: bool,
+    saved_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct RecoveredOne {
+    number: u64,
+    time: String,
+    files: u64,
+    bytes: u64,
+    lost_entries: u64,
+    whole: bool,
+    newest: bool,
+    recovered: bool,
+    without_commit: bool,
+    one_run: bool,
+    beside: bool,
+}
+
+impl<'a> From<&'a Recovery> for Recovered<'a> {
+    fn from(recovery: &'a Recovery) -> Self {
+        let one = |found: &RecoveredSnapshot| RecoveredOne {
+            number: found.number,
+            time: list::utc(found.time),
+            files: found.files,
+            bytes: found.bytes,
+            lost_entries: found.lost_entries,
+            whole: found.whole,
+            newest: found.newest,
+            recovered: found.recovered,
+            without_commit: found.without_commit,
+            one_run: found.one_run,
+            beside: found.beside,
+        };
+        Self {
+            snapshots: recovery.snapshots.iter().map(one).collect(),
+            faults: &recovery.faults,
+            mended: recovery.mended,
+            saved_bytes: recovery.saved_bytes,
+        }
+    }
 }
 
 /// What the run works with, or would.

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use flint_pipe::{Report, StageReport, format_rate, format_size};
+use flint_pipe::{RecoveredSnapshot, Report, StageReport, format_rate, format_size};
+use jiff::tz::TimeZone;
 
-use crate::cli::escape;
 use crate::cli::report::plan;
+use crate::cli::{escape, list};
 
 /// What `add` did, or would do.
 pub(crate) fn packed(vault: &Path, dry_run: bool, report: &Report) -> String {
@@ -83,6 +84,70 @@ pub(crate) fn verified(vault: &Path, quick: bool, dry_run: bool, report: &Report
         summary.line("result", result);
     }
     summary.text
+}
+
+/// What `recover` is to do with what it finds.
+pub(crate) enum Aim<'a> {
+    /// Say it.
+    Look,
+    /// Mend the vault.
+    Mend,
+    /// Save it to this new vault.
+    Save(&'a Path),
+}
+
+/// What `recover` found and did.
+pub(crate) fn recovered(vault: &Path, aim: &Aim<'_>, dry_run: bool, report: &Report) -> String {
+    let mut summary = Summary::new(&format!("looked through {}", escape::path(vault)), dry_run, report);
+    let Some(recovery) = &report.recovery else { return summary.text };
+    let name = |at: usize, name| if at == 0 { name } else { "" };
+    for (at, found) in recovery.snapshots.iter().filter(|found| !found.beside).enumerate() {
+        summary.line(name(at, "snapshots"), &snapshot_line(found));
+    }
+    for (at, found) in recovery.snapshots.iter().filter(|found| found.beside).enumerate() {
+        summary.line(name(at, "unfinished"), &snapshot_line(found));
+    }
+    let faults = if recovery.mended { "mended" } else { "to mend" };
+    for (at, fault) in recovery.faults.iter().enumerate() {
+        summary.line(name(at, faults), fault);
+    }
+    let losses = count(u64::try_from(report.errors.len()).unwrap_or(u64::MAX), "loss", "losses");
+    let lost = if report.is_complete() { "nothing is lost".to_owned() } else { format!("{losses}, each named above") };
+    summary.line("lost", &lost);
+    if let (Aim::Save(path), Some(bytes)) = (aim, recovery.saved_bytes) {
+        summary.line("saved", &format!("{} to {}", format_size(bytes), escape::path(path)));
+    }
+    summary.line("duration", &seconds(report.duration));
+    let hint = match aim {
+        Aim::Look if !recovery.faults.is_empty() => {
+            "--in-place mends what can be mended, --output NEW saves what is left"
+        }
+        Aim::Look if !report.is_complete() => "--output NEW saves what is left",
+        _ => return summary.text,
+    };
+    summary.line("next", hint);
+    summary.text
+}
+
+/// A snapshot in a line: number, time, what is lost of it, where it stands.
+fn snapshot_line(found: &RecoveredSnapshot) -> String {
+    let mut line = format!("{:>4}  {}  ", found.number, list::local(found.time, &TimeZone::system()));
+    line.push_str(&match (found.whole, found.lost_entries) {
+        (true, _) => "whole".to_owned(),
+        (false, 0) => "not whole".to_owned(),
+        (false, lost) => format!("{} lost", count(lost, "name", "names")),
+    });
+    let marks = [
+        (found.newest, "newest"),
+        (found.recovered && !found.beside, "recovered"),
+        (found.without_commit, "its commit record is lost"),
+        (found.one_run, "what one run had stored alone"),
+    ];
+    for (_, mark) in marks.iter().filter(|(is_so, _)| *is_so) {
+        line.push_str(", ");
+        line.push_str(mark);
+    }
+    line
 }
 
 /// The lines as they come together.
