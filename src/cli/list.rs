@@ -219,7 +219,12 @@ fn snapshot_table(snapshots: &[SnapshotInfo], zone: &TimeZone) -> String {
     let mut text = String::new();
     for (snapshot, row) in snapshots.iter().zip(&rows) {
         let sources: Vec<String> = snapshot.sources.iter().map(|source| escape::path(source)).collect();
-        let partial = if snapshot.partial { "  (some sources could not be stored)" } else { "" };
+        let partial = match (snapshot.partial, snapshot.recovered) {
+            (false, false) => "",
+            (true, false) => "  (partial)",
+            (false, true) => "  (recovered)",
+            (true, true) => "  (recovered, partial)",
+        };
         let line = format!(
             "{:>number$}  {}  {:<host$}  {:>files$}  {:>size$}  {}{partial}",
             row[0],

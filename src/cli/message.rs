@@ -75,6 +75,7 @@ fn remedy(error: &Error, vault: &str, password_from: Option<&str>) -> Option<Str
         Error::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => Some(NOT_PERMITTED.to_owned()),
         Error::NoEntry { nearest: Some(nearest), .. } => Some(format!("there is {}", escape::text(nearest))),
         Error::NoEntry { nearest: None, .. } => Some(format!("flint-pipe list -v {vault} names them all")),
+        Error::Damaged { .. } => Some(format!("flint-pipe recover -v {vault} says what is left")),
         Error::Unsupported { .. } => Some("a newer flint-pipe made this vault".to_owned()),
         _ => None,
     }

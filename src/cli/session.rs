@@ -288,6 +288,10 @@ impl Session {
     fn tell(&self, error: &Error) {
         let console = self.listener.console();
         console.error(&message::shown(error));
+        if self.command == "recover" && matches!(error, Error::Damaged { .. }) {
+            // There is nothing further to be tried.
+            return;
+        }
         for hint in message::hints(error, &self.vault, self.password_from.get().copied()) {
             console.hint(&hint);
         }

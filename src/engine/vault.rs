@@ -25,7 +25,7 @@ use crate::primitives::fs::Timestamp;
 use crate::primitives::storage::{FsVaultDir, Lock, LockMode, Storage, VaultDir};
 
 /// The generation that a vault is made with.
-const FIRST_GENERATION: u64 = 1;
+pub(crate) const FIRST_GENERATION: u64 = 1;
 
 /// An encrypted, compressed, crash-safe vault file, opened with its password.
 ///

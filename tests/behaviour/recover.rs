@@ -271,8 +271,11 @@ fn a_commit_record_that_is_lost_costs_no_content() {
             victim.destroy(range.clone());
             let report = look(&victim.vault);
             let names_it = |error: &flint_pipe::EntryError| error.message.contains(&format!("at byte {}", range.start));
-            assert!(report.errors.iter().any(names_it), "{what}: {:?}", report.errors);
-            assert_eq!(report.errors.len(), 1, "{what}: {:?}", report.errors);
+            // There was nothing in the first.
+            let losses = usize::from(number > 0);
+            assert_eq!(report.errors.iter().filter(|error| names_it(error)).count(), losses, "{what}: {report:?}");
+            assert_eq!(report.errors.len(), losses, "{what}: {:?}", report.errors);
+            assert!(!recovery(&report).faults.is_empty(), "{what}");
             let place = Tree::new();
             let (_, saved) = save(&victim.vault, &place);
             mend(&victim.vault);
@@ -498,7 +501,7 @@ fn whatever_is_destroyed_nothing_is_made_up_and_what_is_mended_goes_on() {
         let victim = Victim::new();
         let all = records(&victim.bytes);
         let mut mended = 0;
-        for seed in 0..120 {
+        for seed in 0..60 {
             let mut dice = Dice(seed);
             let what = format!("seed {seed}");
             for _ in 0..=dice.below(5) {
@@ -548,7 +551,7 @@ fn whatever_is_destroyed_nothing_is_made_up_and_what_is_mended_goes_on() {
             }
             victim.heal();
         }
-        assert!(mended > 10, "{mended} of 120 could be mended whole");
+        assert!(mended > 5, "{mended} of 60 could be mended whole");
     });
 }
 

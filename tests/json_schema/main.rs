@@ -142,6 +142,9 @@ fn results_of_success_are_as_the_schema_says() {
         "verify -v v --json",
         "verify -v v --quick --json",
         "verify -v v --at 1 --json",
+        "recover -v v --json",
+        "recover -v v --in-place --json",
+        "recover -v v --output saved --json",
         "add -v v -s d/one --mirror --json",
         "remove -v v -t d/two -t d/sub --json",
         "create -v w --dry-run --json",
@@ -228,9 +231,15 @@ fn results_of_a_damaged_vault_are_as_the_schema_says() {
             result["errors"].as_array().is_some_and(|errors| errors.iter().any(|error| error["kind"] == "damaged"))
         );
     }
+    for line in ["recover -v v --json", "recover -v v --output saved --json", "recover -v v --in-place -n --json"] {
+        let recovery = &place.result(line, 3)["recovery"];
+        assert_eq!(recovery["snapshots"][0]["whole"], false);
+        assert_eq!(recovery["saved_bytes"].is_number(), line.contains("--output"));
+    }
     // Too short to hold a root: the error is one of the whole vault.
     place.file("v", &bytes[..50_000]);
     assert!(place.result("verify -v v --json", 13)["error"].is_string());
+    assert!(place.result("recover -v v --json", 13)["error"].is_string());
 }
 
 #[test]

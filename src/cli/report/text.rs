@@ -83,6 +83,9 @@ pub(crate) fn verified(vault: &Path, quick: bool, dry_run: bool, report: &Report
         };
         summary.line("result", result);
     }
+    if report.is_damaged() {
+        summary.line("next", &format!("flint-pipe recover -v {vault} says what is left"));
+    }
     summary.text
 }
 

@@ -12,6 +12,7 @@ use crate::engine::commit::about_this_run;
 use crate::engine::recover::survey::{HeadPlace, Survey};
 use crate::engine::run::Run;
 use crate::engine::state::MetaReader;
+use crate::engine::vault::FIRST_GENERATION;
 use crate::error::Result;
 use crate::format::commit::{Commit, SNAPSHOT_PARTIAL, SNAPSHOT_RECOVERED, SnapshotRecord, TreeRef};
 use crate::format::header::{CommitPlace, Root};
@@ -68,7 +69,7 @@ impl Found {
                     continue;
                 }
                 match found.take(head, salt, reader) {
-                    Some(salts) => has_learnt |= salts.iter().fold(false, |any, salt| survey.learn(salt) || any),
+                    Some(salts) => salts.iter().for_each(|salt| has_learnt |= survey.learn(salt)),
                     None => in_vain += u64::from(head.block.sealed_len),
                 }
             }
@@ -215,7 +216,9 @@ impl History {
         let mut gaps = HashSet::new();
         for found_at in chain.iter().copied().chain(others) {
             let Some(previous) = &found.commits[found_at].commit.previous else { continue };
-            if found.before(found_at).is_none() && gaps.insert(previous.digest) {
+            // The first commit of all is that of an empty vault: nothing is lost with it.
+            let is_first = previous.generation == FIRST_GENERATION;
+            if found.before(found_at).is_none() && !is_first && gaps.insert(previous.digest) {
                 let (generation, at) = (previous.generation, previous.block.offset);
                 lost.push(format!("the commit of generation {generation}: its record at byte {at} is lost"));
             }
