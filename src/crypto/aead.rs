@@ -13,6 +13,7 @@ use sha2::Sha256;
 use crate::crypto::key::{KEY_LEN, Kek, Key, MasterKey, RecordKey, purpose};
 use crate::crypto::nonce::{NONCE_LEN, RecordNonce};
 use crate::error::{Error, Malformation, Result};
+use crate::primitives::sys::lock_in_memory;
 
 /// The length of a tag, in bytes.
 pub(crate) const TAG_LEN: usize = 16;
@@ -61,8 +62,10 @@ pub(crate) struct RecordCipher<A: Aead = Aes256Gcm> {
 impl<A: Aead> RecordCipher<A> {
     /// Expands a segment key.
     pub(crate) fn new(key: &RecordKey) -> Self {
+        let cipher = Box::new(A::with_key(key.expose()));
+        lock_in_memory(&*cipher);
         Self {
-            cipher: Box::new(A::with_key(key.expose())),
+            cipher,
             #[cfg(debug_assertions)]
             sealed: Mutex::default(),
         }

@@ -1,5 +1,5 @@
 //! Which secrets are there, and who wipes them? Each kind of key is a type of its own, lives in one place on the heap,
-//! and is overwritten when it is dropped.
+//! and is overwritten when it is dropped. Its page is kept out of the swap where the system allows it.
 //!
 //! What wiping can mean: the bytes held by these types are gone after a drop, also after a panic that unwinds. Copies
 //! that the compiler or a cipher crate left in registers and on the stack, swap, and a process that was killed are out
@@ -12,6 +12,7 @@ use std::marker::PhantomData;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::error::{Error, FileOp, Result};
+use crate::primitives::sys::lock_in_memory;
 
 /// The length of every key, in bytes.
 pub(crate) const KEY_LEN: usize = 32;
@@ -58,6 +59,7 @@ impl<P> Key<P> {
     /// Makes a key by filling it in its final place. If `fill` fails, what it wrote is wiped.
     pub(super) fn try_fill<E>(fill: impl FnOnce(&mut [u8; KEY_LEN]) -> Result<(), E>) -> Result<Self, E> {
         let mut key = Self { bytes: Box::new(Zeroizing::new([0; KEY_LEN])), purpose: PhantomData };
+        lock_in_memory(&**key.bytes);
         fill(&mut key.bytes)?;
         Ok(key)
     }
@@ -104,6 +106,7 @@ impl Password {
     /// Takes the bytes over, and wipes their memory when the password is dropped.
     #[must_use]
     pub fn from_bytes(password: Vec<u8>) -> Self {
+        lock_in_memory(&password[..]);
         Self(Zeroizing::new(password))
     }
 

@@ -242,6 +242,18 @@ pub(crate) fn set_not_dumpable() -> io::Result<()> {
     Ok(dumpable.and(core)?)
 }
 
+/// Keeps the pages that this value lies on out of the swap, where the system allows so much locked memory; best effort.
+///
+/// They stay locked until their memory is given back to the system: locks of a page do not nest, and what shares the page
+/// may be a secret too.
+pub(crate) fn lock_in_memory<T: ?Sized>(value: &T) {
+    let at = std::ptr::from_ref(value).cast::<libc::c_void>().cast_mut();
+    // SAFETY: the range is that of a value that is borrowed, so it is mapped; locking changes no byte of it.
+    let locked = unsafe { rustix::mm::mlock(at, size_of_val(value)) };
+    // Without the right to lock more, everything works as before.
+    let _ = locked;
+}
+
 /// How many cores this process may use, counting its affinity and the quota of its cgroup; 1 where nobody knows.
 pub(crate) fn available_cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
@@ -363,6 +375,25 @@ mod tests {
         let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
         rustix::fs::access(by_descriptor.as_str(), rustix::fs::Access::EXISTS).unwrap();
         assert!(peak_rss_of_status().is_some());
+    }
+
+    #[test]
+    fn what_is_locked_is_counted_by_the_kernel() {
+        let locked_kib = || -> u64 {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+            line.trim().trim_end_matches("kB").trim().parse().unwrap()
+        };
+        if rustix::process::getrlimit(Resource::Memlock).current.is_some_and(|limit| limit < 64 << 10) {
+            return;
+        }
+        let bytes = vec![1_u8; 3 * 4096];
+        let before = locked_kib();
+        lock_in_memory(&bytes[..]);
+        // Other tests of this process lock keys at the same time.
+        assert!(locked_kib() >= before + 8, "{before} KiB before");
+        assert!(bytes.iter().all(|&byte| byte == 1));
+        lock_in_memory::<[u8]>(&[]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod remove;
 mod restore_options;
 mod restore_rights;
 mod roundtrip;
+mod secrets;
 mod sources;
 mod strange_sources;
 mod support;
