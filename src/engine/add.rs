@@ -289,7 +289,11 @@ impl Pack<'_, '_> {
         let unseen = AtomicU64::new(0);
         let unchanged: Mutex<Unchanged> = Mutex::default();
         let at = |path: &Path| run.at(path);
-        let make_read = || Ok(Read::new(source, &intake, pool.clone(), &at));
+        let step = || {
+            run.counters.tick();
+            !run.stop.is_stopped()
+        };
+        let make_read = || Ok(Read::new(source, &intake, pool.clone(), &at, &step));
         let make_compress = || Compress::new(self.effort, pool.clone());
         let make_encrypt = || Ok(Encrypt::new(segment.keys(), segment.id()));
         let make_write = || Ok(Write::new(segment));

@@ -177,7 +177,7 @@ pub(crate) struct PartDone {
 pub(crate) enum PartVerdict {
     /// As planned.
     Good,
-    /// The file grew while it was read; what was there at first is stored.
+    /// The file grew while it was read; what was there at first is stored, and was read twice: it is of one moment.
     Grew,
     /// The file changed while it was read; what was read is stored.
     Changed(String),

@@ -3,9 +3,11 @@
 //! Large files are mapped and copied out of the mapping by the kernel (docs/adr/0001), small ones are read. What a file
 //! was before and after is compared, so that no mixture of two versions is stored unreported.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use crc32c::crc32c_append;
 
 use crate::error::{Error, FileOp, Result};
 use crate::primitives::fs::{FsKind, Stat, StatKind, Timestamp, not_found_if_replaced, replaced};
@@ -19,6 +21,11 @@ use crate::stages::{
 
 /// A ctime this near to the reading may hide a later change: the entry is never taken for unchanged.
 const RACY_SECS: i64 = 2;
+/// A large file that changed this lately may well grow while it is read, as logs do: then sums of its slices are kept. One
+/// that grows without them is called changed.
+const IN_USE_SECS: i64 = 3600;
+/// Bytes read at once of what is read a second time.
+const STEP: usize = 256 << 10;
 
 /// A file of at least a chunk, shared by its slices; open as long as one of them is under way.
 pub(crate) struct LargeFile {
@@ -33,6 +40,15 @@ pub(crate) struct LargeFile {
     remaining: AtomicU32,
     cut_short: AtomicBool,
     opened: OnceLock<Result<Opened, SharedError>>,
+    /// Of all that was read, for a file that may grow meanwhile.
+    sums: Option<Mutex<Vec<Sum>>>,
+}
+
+/// What was read of a range of a file, to find out whether it still reads the same.
+#[derive(Debug, Clone, Copy)]
+struct Sum {
+    range: FileRange,
+    crc: u32,
 }
 
 struct Opened {
@@ -71,14 +87,24 @@ impl SharedError {
 impl LargeFile {
     /// A file that will be read in `slices` slices; `data_len` bytes of it are data, the rest holes.
     pub(crate) fn new(entry: EntrySeq, path: SourcePath, stat: Stat, slices: u32, data_len: u64) -> Self {
+        let is_dense = data_len == stat.size;
+        let is_in_use = stat.ctime.secs >= now().secs.saturating_sub(IN_USE_SECS);
         Self {
             entry,
             path,
-            is_dense: data_len == stat.size,
+            is_dense,
+            sums: (is_dense && is_in_use).then(Mutex::default),
             stat,
             remaining: AtomicU32::new(slices),
             cut_short: AtomicBool::new(false),
             opened: OnceLock::new(),
+        }
+    }
+
+    /// Takes note of what was read.
+    fn remember(&self, ranges: &[FileRange], bytes: &[u8]) {
+        if let Some(kept) = &self.sums {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).extend(sums(ranges, bytes));
         }
     }
 }
@@ -143,6 +169,8 @@ pub(crate) struct Read<'s> {
     pool: BufferPool,
     /// Told of every file that is taken up.
     at: &'s (dyn Fn(&std::path::Path) + Sync),
+    /// Told of every step of what takes long within one item; answers whether to go on.
+    step: &'s (dyn Fn() -> bool + Sync),
 }
 
 impl<'s> Read<'s> {
@@ -152,8 +180,31 @@ impl<'s> Read<'s> {
         intake: &'s Intake,
         pool: BufferPool,
         at: &'s (dyn Fn(&std::path::Path) + Sync),
+        step: &'s (dyn Fn() -> bool + Sync),
     ) -> Self {
-        Self { source, intake, pool, at }
+        Self { source, intake, pool, at, step }
+    }
+
+    /// Whether a file still holds what these sums are of. If so, that is what it held at one moment, between both
+    /// readings, however it changed before and after: nothing but the size tells an appended line from a new version that
+    /// is longer. What cannot be read again is not the same.
+    fn still_reads(&self, file: &dyn SourceFile, sums: &[Sum]) -> bool {
+        let longest = sums.iter().map(|sum| sum.range.len).max().unwrap_or(0);
+        let mut buffer = vec![0; usize::try_from(longest).map_or(STEP, |longest| longest.min(STEP))];
+        sums.iter().all(|sum| {
+            let (mut crc, mut offset, mut left) = (0, sum.range.offset, sum.range.len);
+            while left > 0 && (self.step)() {
+                let len = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+                let piece = &mut buffer[..len];
+                if !file.read_at(piece, offset).is_ok_and(|read| read == len) {
+                    return false;
+                }
+                crc = crc32c_append(crc, piece);
+                offset += len as u64;
+                left -= len as u64;
+            }
+            left == 0 && crc == sum.crc
+        })
     }
 
     fn whole(&self, whole: &WholeFile, buf: &mut PooledBuf) -> PartDone {
@@ -203,7 +254,11 @@ impl<'s> Read<'s> {
         }
         // Of a file with holes it cannot be told whether it only grew: they may have been filled.
         let is_dense = planned == whole.stat.size;
-        if all && is_dense && after.size > whole.stat.size {
+        if all
+            && is_dense
+            && after.size > whole.stat.size
+            && self.still_reads(&*file, &sums(&got, &buf.as_slice()[at..]))
+        {
             return Ok((got, true, PartVerdict::Grew, None));
         }
         // Changed since the scan, or while it was read: once more, from the attributes of now, never more than planned.
@@ -225,9 +280,11 @@ impl<'s> Read<'s> {
         let after = file.stat().map_err(|error| Error::io(FileOp::Stat, &whole.path, error))?;
         let all = total(&got) == wanted;
         let only_grew = is_dense && end >= whole.stat.size && after.size >= before.size;
+        let is_of_one_moment =
+            || unchanged(&before, &after) || self.still_reads(&*file, &sums(&got, &buf.as_slice()[at..]));
         let verdict = match () {
             () if all && !clipped && unchanged(&before, &after) => PartVerdict::Good,
-            () if all && clipped && only_grew => PartVerdict::Grew,
+            () if all && clipped && only_grew && is_of_one_moment() => PartVerdict::Grew,
             () => PartVerdict::Changed(what_changed(&whole.stat, &after)),
         };
         Ok((got, all && !clipped, verdict, Some(before)))
@@ -276,6 +333,7 @@ impl<'s> Read<'s> {
         if !complete {
             file.cut_short.store(true, Ordering::Release);
         }
+        file.remember(&got, buf.as_slice());
         Ok((got, complete))
     }
 
@@ -298,9 +356,13 @@ impl<'s> Read<'s> {
             Err(error) => return PartVerdict::Failed(Error::io(FileOp::Stat, &file.path, error)),
         };
         let cut_short = file.cut_short.load(Ordering::Acquire);
+        let reads_the_same = || {
+            let sums = file.sums.as_ref().map(|sums| sums.lock().unwrap_or_else(PoisonError::into_inner));
+            sums.is_some_and(|sums| self.still_reads(&*opened.file, &sums))
+        };
         if !cut_short && unchanged(&file.stat, &after) {
             PartVerdict::Good
-        } else if !cut_short && file.is_dense && after.size > file.stat.size {
+        } else if !cut_short && file.is_dense && after.size > file.stat.size && reads_the_same() {
             PartVerdict::Grew
         } else {
             PartVerdict::Changed(what_changed(&file.stat, &after))
@@ -330,6 +392,18 @@ impl Stage for Read<'_> {
         }
         emit(PlainChunk { number: job.number, buf, parts })
     }
+}
+
+/// The sums of ranges that lie one behind the other in `bytes`.
+fn sums(ranges: &[FileRange], mut bytes: &[u8]) -> Vec<Sum> {
+    let mut sums = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let len = usize::try_from(range.len).map_or(bytes.len(), |len| len.min(bytes.len()));
+        let (own, rest) = bytes.split_at(len);
+        sums.push(Sum { range: *range, crc: crc32c_append(0, own) });
+        bytes = rest;
+    }
+    sums
 }
 
 fn total(ranges: &[FileRange]) -> u64 {
