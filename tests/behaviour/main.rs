@@ -9,6 +9,7 @@
 mod append;
 mod backpressure;
 mod cancellation;
+mod changing_sources;
 mod checking;
 mod concurrent;
 mod crash_recovery;
