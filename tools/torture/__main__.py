@@ -23,12 +23,15 @@ import time
 import traceback
 from pathlib import Path
 
-import disks  # noqa: F401
-import faults  # noqa: F401
-import kills  # noqa: F401
-import limits  # noqa: F401
-import sources  # noqa: F401
-from harness import SCENARIOS, Broken, Place, Program, Skip
+# Nothing is to appear beside the sources.
+sys.dont_write_bytecode = True
+
+import disks  # noqa: E402,F401
+import faults  # noqa: E402,F401
+import kills  # noqa: E402,F401
+import limits  # noqa: E402,F401
+import sources  # noqa: E402,F401
+from harness import SCENARIOS, Broken, Place, Program, Skip  # noqa: E402
 
 
 def play(options, base, function, number, counts):

@@ -143,6 +143,11 @@ class Tree:
 THERE, ABSENT = True, False
 
 
+def is_as_it_was(outcome):
+    """Whether the program says that it has not changed the vault: it ended by itself, and not of a root half written."""
+    return outcome.status > 0 and "may or may not" not in outcome.err
+
+
 @dataclass
 class Vault:
     """A vault, and what must be in it."""
@@ -186,8 +191,7 @@ class Vault:
         if outcome.status in (0, 3):
             self.may_be[tree] = {THERE}
             self.holes |= {str(error["path"]) for error in outcome.result().get("errors", [])}
-        elif outcome.status > 0 and "may or may not" not in outcome.err:
-            # It has ended by itself, and the vault is as it was.
+        elif is_as_it_was(outcome):
             self.may_be[tree] = {ABSENT}
 
     def remove(self, tree, run=None, **how):
@@ -196,7 +200,7 @@ class Vault:
         outcome = (run or self.program.run)("remove", "-v", self.path, "-t", tree.name, **how)
         if outcome.status == 0:
             self.may_be[tree] = {ABSENT}
-        elif outcome.status > 0:
+        elif is_as_it_was(outcome):
             self.may_be[tree] = {THERE}
         return outcome
 
