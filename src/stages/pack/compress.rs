@@ -151,7 +151,15 @@ fn is_too_small(code: usize) -> bool {
     code == 70_usize.wrapping_neg()
 }
 
+/// ZSTD_error_memory_allocation as a return value: 64, likewise.
+fn is_out_of_memory(code: usize) -> bool {
+    code == 64_usize.wrapping_neg()
+}
+
 fn zstd_error(code: usize) -> Error {
+    if is_out_of_memory(code) {
+        return out_of_memory();
+    }
     Error::Usage(format!("zstd: {}", zstd::zstd_safe::get_error_name(code)))
 }
 
@@ -189,6 +197,14 @@ mod tests {
             state.to_le_bytes()[3]
         };
         (0..len).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn too_little_memory_is_the_systems_fault_and_not_the_users() {
+        let code = 64_usize.wrapping_neg();
+        assert_eq!(zstd::zstd_safe::get_error_name(code), "Allocation error : not enough memory");
+        assert_eq!(zstd_error(code).kind(), crate::error::ErrorKind::Io);
+        assert_eq!(zstd_error(40_usize.wrapping_neg()).kind(), crate::error::ErrorKind::Usage);
     }
 
     #[test]
