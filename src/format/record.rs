@@ -13,8 +13,8 @@ use std::fmt;
 
 use crc32c::crc32c;
 use sha2::{Digest, Sha256};
-use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe;
+use zstd::bulk::Compressor;
+use zstd::zstd_safe::{self, DCtx};
 
 use crate::crypto::aead::{RecordCipher, TAG_LEN};
 use crate::crypto::derive::{SALT_LEN, SegmentKeys, VAULT_ID_LEN};
@@ -533,8 +533,9 @@ pub(crate) fn open_meta(keys: &SegmentKeys, expected: &RecordId, framed: &[u8]) 
             // Authenticated and at most 16 MiB, so this length may be given memory.
             let len = usize::try_from(header.plain_len).expect("at most 16 MiB");
             let mut plain = vec![0; len];
-            let mut decompressor = Decompressor::new().map_err(|_| Malformation::Compression)?;
-            unpack(&mut decompressor, &packed, &mut plain)?;
+            // Panics where these 100 KB are not to be had, as every small allocation ends the process then; to call that
+            // damage would be worse.
+            unpack(&mut DCtx::create(), &packed, &mut plain)?;
             Ok(plain)
         }
     }
@@ -548,13 +549,13 @@ pub(crate) fn open_meta(keys: &SegmentKeys, expected: &RecordId, framed: &[u8]) 
 ///
 /// # Errors
 /// [`Malformation::Compression`]; `plain` may be partly written then and is not to be used.
-pub(crate) fn unpack(decompressor: &mut Decompressor<'_>, packed: &[u8], plain: &mut [u8]) -> Result<(), Malformation> {
+pub(crate) fn unpack(context: &mut DCtx<'_>, packed: &[u8], plain: &mut [u8]) -> Result<(), Malformation> {
     let one_frame = zstd_safe::find_frame_compressed_size(packed) == Ok(packed.len());
     let stated = zstd_safe::get_frame_content_size(packed).ok().flatten();
     if !one_frame || stated != u64::try_from(plain.len()).ok() || !window_allowed(packed) {
         return Err(Malformation::Compression);
     }
-    match decompressor.decompress_to_buffer(packed, plain) {
+    match context.decompress(plain, packed) {
         Ok(len) if len == plain.len() => Ok(()),
         _ => Err(Malformation::Compression),
     }
@@ -963,7 +964,7 @@ pub(crate) mod tests {
             }
             prop_assert!(open_meta(&keys(), &id(RecordKind::Commit, 0), &framed).is_err());
             window_allowed(&window);
-            let _ = unpack(&mut Decompressor::new().unwrap(), &window, &mut [0; 64]);
+            let _ = unpack(&mut DCtx::create(), &window, &mut [0; 64]);
         }
 
         #[test]

@@ -1,6 +1,6 @@
 //! From packed records to plain text.
 
-use zstd::bulk::Decompressor;
+use zstd::zstd_safe::DCtx;
 
 use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::record::{Codec, unpack};
@@ -10,7 +10,7 @@ use crate::stages::unpack::read::{PlainRecord, RecordBytes, RecordInHand, Record
 
 /// One decompress worker, with one context for its whole life.
 pub(crate) struct Decompress<P> {
-    context: Decompressor<'static>,
+    context: DCtx<'static>,
     pool: BufferPool,
     purpose: std::marker::PhantomData<fn(P) -> P>,
 }
@@ -18,8 +18,8 @@ pub(crate) struct Decompress<P> {
 impl<P> Decompress<P> {
     /// A worker; its output buffers come from `pool`.
     pub(crate) fn new(pool: BufferPool) -> Result<Self> {
-        let context =
-            Decompressor::new().map_err(|error| Error::io(FileOp::Allocate, "a decompression context", error))?;
+        let out_of_memory = || Error::io(FileOp::Allocate, "a decompression context", std::io::ErrorKind::OutOfMemory);
+        let context = DCtx::try_create().ok_or_else(out_of_memory)?;
         Ok(Self { context, pool, purpose: std::marker::PhantomData })
     }
 
