@@ -71,6 +71,7 @@ impl Vault {
         let storage = storage.ok_or_else(|| Error::NoVault(self.path.to_path_buf()))?;
         // Before anything is looked at: what a writer has under way would look like damage.
         let presence = if mends {
+            self.warn_of_network(run);
             Some(Held::take(run, &self.path, &storage, Lock::Presence, LockMode::Exclusive)?)
         } else {
             None

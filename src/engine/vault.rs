@@ -257,7 +257,10 @@ impl Vault {
                 Err(error) => Err(error),
             };
             return match state {
-                Ok(state) => Ok(Writer { state, presence, is_made }),
+                Ok(state) => {
+                    self.warn_of_network(run);
+                    Ok(Writer { state, presence, is_made })
+                }
                 Err(error) => {
                     if is_made {
                         self.unmake(&storage, presence);
@@ -265,6 +268,14 @@ impl Vault {
                     Err(error)
                 }
             };
+        }
+    }
+
+    /// Says so where the file system may not keep what [`Storage`] promises.
+    pub(crate) fn warn_of_network(&self, run: &Run<'_>) {
+        if self.dir.is_remote() {
+            let why = "it is on a network file system or behind FUSE, where locks and syncs may mean little";
+            run.note(&self.path, why.to_owned());
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use crate::primitives::fs::{self, StatKind};
+use crate::primitives::fs::{self, FsKind, StatKind};
 use crate::primitives::sys::{self, RangeLock};
 
 /// The three locks of a vault (docs/FORMAT.md, "Locks"), always taken in this order.
@@ -92,6 +92,11 @@ pub trait VaultDir: Send + Sync {
     fn is_same_file(&self, storage: &dyn Storage) -> io::Result<bool>;
     /// Makes the directory durable (`fsync`).
     fn sync(&self) -> io::Result<()>;
+    /// Whether the directory is on a file system that another machine or another process stands behind, where locks and
+    /// syncs may mean less.
+    fn is_remote(&self) -> bool {
+        false
+    }
 }
 
 /// Where the locks of a vault lie: far behind every byte that is ever written, three bytes in a row.
@@ -504,6 +509,11 @@ impl VaultDir for FsVaultDir {
             Err(Errno::BADF) => Err(Errno::ACCESS.into()),
             result => Ok(result?),
         }
+    }
+
+    fn is_remote(&self) -> bool {
+        // What cannot be asked is taken for a file system like others.
+        fs::file_system_kind(self.dir.as_fd()).is_ok_and(|kind| kind == FsKind::Network)
     }
 }
 
