@@ -151,10 +151,14 @@ fn prepare(run: &Run<'_>, base: &State, segment: &SegmentWriter, ready: Ready<'_
     let vault = &*base.vault;
     let roots = read_roots(&*base.storage, vault, &base.keys, true)?;
     let (newest_at, newest) = newest_root(vault, &roots)?;
-    let before = if newest.generation() == base.root.generation() {
+    let before = if newest.commit().digest == base.root.commit().digest {
         base.commit.clone()
     } else {
-        read_commit(&base.reader, newest.commit(), newest.generation())?
+        let before = read_commit(&base.reader, newest.commit(), newest.generation())?;
+        if !follows(base, &before)? {
+            return Err(Error::Refused { what: BASE_LOST, path: vault.to_owned() });
+        }
+        before
     };
     let used_up = || Error::Refused { what: "the vault's numbers are used up", path: vault.to_owned() };
     let generation = newest.generation().checked_add(1).ok_or_else(used_up)?;
@@ -210,6 +214,29 @@ fn prepare(run: &Run<'_>, base: &State, segment: &SegmentWriter, ready: Ready<'_
     };
     let only_in_a = holds(&roots[0]) && !holds(&roots[1]);
     Ok(Prepared { only_in_a, number, root })
+}
+
+/// Why a run is refused whose base is not among the predecessors of the newest commit.
+const BASE_LOST: &str =
+    "the snapshot that this run began from is gone, since it could not be written durably; run it again";
+
+/// Whether the run's base is a predecessor of `newest`.
+///
+/// It is not if another's sync of that root failed: the root is read as if it were there until the system lets go of the
+/// page. What this run left out as unchanged would be lost with it.
+fn follows(base: &State, newest: &Commit) -> Result<bool> {
+    let own = (base.commit.generation, base.root.commit().digest);
+    let mut commit = newest.clone();
+    loop {
+        match &commit.previous {
+            Some(previous) if previous.generation > own.0 => {}
+            previous => return Ok(previous.as_ref().is_some_and(|p| (p.generation, p.digest) == own)),
+        }
+        match base.previous(&commit)? {
+            Some(previous) => commit = previous,
+            None => return Ok(false),
+        }
+    }
 }
 
 /// Writes a commit record whose own segment is number 0 of its table; fills in where the segment's heads are.
