@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flint_pipe::{
-    AddOptions, CancelToken, Error, ErrorKind, ExtractOptions, Failed, Malformation, Notice, Observer, Progress,
-    Report, Vault, VerifyOptions,
+    AddOptions, CancelToken, Error, ErrorKind, ExtractOptions, Failed, Notice, Observer, Progress, Report, Vault,
+    VerifyOptions,
 };
 
 use crate::support::disk::{Disk, Effect, Fault, Op};
 use crate::support::tree::{Tree, noise, text};
 use crate::support::{
-    Contents, add, add_with, assert_sound, cheap, contents, in_a_process_of_its_own, password, simple,
-    snapshot_numbers, vault_in, verify, within, workers,
+    Contents, add, add_with, assert_sound, contents, in_a_process_of_its_own, simple, snapshot_numbers, vault_in,
+    verify, within, workers,
 };
 
 /// A vault with one snapshot, and a tree to be added to it.
@@ -401,85 +401,6 @@ fn no_thread_is_left_by_a_run_however_it_ends() {
     });
 }
 
-/// What a fault may lead to, checked after it: the vault as it was, or (once a root may have been written) the new
-/// snapshot whole.
-fn survive(scene: &Scene, result: Result<Report, Failed>, what: &str) {
-    scene.disk.heal();
-    match result {
-        Ok(report) => {
-            assert_eq!(report.snapshot, Some(2), "{what}");
-            assert!(report.is_complete(), "{what}: {:?}", report.errors);
-            assert_eq!(snapshot_numbers(&scene.vault).unwrap(), [2, 1], "{what}");
-            assert_sound(&scene.vault);
-        }
-        Err(failed) => {
-            // What cannot be read of the vault is damage, until it can be read again.
-            let is_unreadable = matches!(failed.error, Error::Damaged { source: Malformation::Unreadable { .. }, .. });
-            assert!(is_unreadable || failed.error.kind() == ErrorKind::Io, "{what}: {:?}", failed.error);
-            let now = snapshot_numbers(&scene.vault).unwrap();
-            if matches!(failed.error, Error::CommitUncertain { .. }) {
-                assert!(now == [1] || now == [2, 1], "{what}: {now:?}");
-                assert_sound(&scene.vault);
-            } else {
-                assert_eq!(now, [1], "{what}");
-                assert_eq!(contents(&scene.vault, None).unwrap(), scene.contents, "{what}");
-                assert_sound(&scene.vault);
-            }
-        }
-    }
-    scene.assert_next_add_works(what);
-    scene.reset();
-}
-
-/// Fails the n-th of these calls, for every n until nothing fails any more.
-fn fail_every(on: fn(Op) -> bool, forever: bool, effect: &Effect, what: &str) {
-    let scene = Scene::new();
-    let mut most = 0;
-    for nth in 1.. {
-        let fault = Fault { on, nth, forever, effect: effect.clone() };
-        scene.disk.breaks([fault]);
-        let result = scene.add(simple());
-        let fired = scene.disk.heal();
-        if fired == 0 {
-            assert!(result.is_ok(), "{what} {nth}: nothing went wrong and it failed all the same: {result:?}");
-            break;
-        }
-        most = nth;
-        survive(&scene, result, &format!("{what} {nth}, forever: {forever}"));
-    }
-    assert!(most > 0, "{what}: no such call");
-}
-
-#[test]
-fn any_call_may_fail_once() {
-    within(170, || fail_every(|_| true, false, &Effect::Errno(libc::EIO), "EIO at call"));
-}
-
-#[test]
-fn any_call_and_all_that_follow_may_fail() {
-    within(170, || fail_every(|_| true, true, &Effect::Errno(libc::EIO), "EIO from call"));
-}
-
-#[test]
-fn writes_may_fail_for_lack_of_space() {
-    within(120, || {
-        for forever in [false, true] {
-            fail_every(|op| op == Op::Write, forever, &Effect::Errno(libc::ENOSPC), "ENOSPC at write");
-            fail_every(|op| op == Op::Allocate, forever, &Effect::Errno(libc::ENOSPC), "ENOSPC at allocation");
-        }
-    });
-}
-
-#[test]
-fn syncs_may_fail_once_or_for_ever() {
-    within(120, || {
-        for forever in [false, true] {
-            fail_every(|op| op == Op::Sync, forever, &Effect::Errno(libc::EIO), "EIO at sync");
-            fail_every(|op| op == Op::DirSync, forever, &Effect::Errno(libc::EIO), "EIO at directory sync");
-        }
-    });
-}
-
 #[test]
 fn a_failed_start_of_writing_behind_counts_as_a_failed_sync() {
     within(60, || {
@@ -500,16 +421,6 @@ fn a_failed_start_of_writing_behind_counts_as_a_failed_sync() {
 }
 
 #[test]
-fn locks_may_fail() {
-    within(120, || {
-        for forever in [false, true] {
-            fail_every(|op| op == Op::Lock, forever, &Effect::Errno(libc::ENOLCK), "ENOLCK at lock");
-        }
-        fail_every(|op| op == Op::Unlock, false, &Effect::Errno(libc::EIO), "EIO at unlock");
-    });
-}
-
-#[test]
 fn short_reads_and_writes_and_interrupted_ones_are_gone_on_with() {
     within(120, || {
         for (effect, name) in [(Effect::Short, "short"), (Effect::Errno(libc::EINTR), "interrupted")] {
@@ -524,80 +435,6 @@ fn short_reads_and_writes_and_interrupted_ones_are_gone_on_with() {
                 assert_sound(&scene.vault);
                 assert!(contents(&scene.vault, None).unwrap()[Path::new("old/large")] == noise(4, 700_000));
                 scene.reset();
-            }
-        }
-    });
-}
-
-#[test]
-fn a_failed_sync_is_final_for_its_run_and_nothing_unsynced_is_counted_on() {
-    within(120, || {
-        use crate::support::disk::Left;
-        let scene = Scene::new();
-        let mut uncertain = 0;
-        for nth in 1.. {
-            scene.disk.breaks([Fault::once(|op| op == Op::Sync, nth, Effect::Errno(libc::EIO))]);
-            let result = scene.add(simple());
-            let syncs = scene.disk.calls().iter().filter(|op| **op == Op::Sync).count() as u64;
-            if scene.disk.heal() == 0 {
-                break;
-            }
-            let failed = result.expect_err("a failed sync fails the run");
-            assert_eq!(syncs, nth, "no sync is tried again after one that failed");
-            if matches!(failed.error, Error::CommitUncertain { .. }) {
-                uncertain += 1;
-                assert!(failed.error.to_string().contains("may or may not"), "{}", failed.error);
-            }
-            // What the failed sync left in memory is gone after a power cut; another run may have gone on from it.
-            scene.disk.power_cycle(Left::Nothing);
-            assert_eq!(snapshot_numbers(&scene.vault).unwrap(), [1], "sync {nth}");
-            assert_eq!(contents(&scene.vault, None).unwrap(), scene.contents, "sync {nth}");
-            scene.reset();
-
-            scene.disk.breaks([Fault::once(|op| op == Op::Sync, nth, Effect::Errno(libc::EIO))]);
-            let _ = scene.add(simple());
-            scene.disk.heal();
-            let report = add_with(&scene.vault, scene.tree.root(), &["old"], simple()).unwrap();
-            scene.disk.power_cycle(Left::Nothing);
-            let packed = contents(&scene.vault, None).unwrap();
-            assert_eq!(packed.len(), 9, "sync {nth}: what was acknowledged after a failed sync is there");
-            assert_eq!(snapshot_numbers(&scene.vault).unwrap().first(), report.snapshot.as_ref());
-            scene.reset();
-        }
-        assert_eq!(uncertain, 1, "only the sync of the root leaves it open");
-    });
-}
-
-#[test]
-fn a_vault_cannot_be_half_made_whatever_fails() {
-    within(150, || {
-        let tree = Tree::new();
-        tree.file("f", noise(1, 300_000));
-        for effect in [Effect::Errno(libc::EIO), Effect::Errno(libc::ENOSPC)] {
-            for forever in [false, true] {
-                for nth in 1.. {
-                    let disk = Disk::new();
-                    disk.breaks([Fault { on: |_| true, nth, forever, effect: effect.clone() }]);
-                    let made = Vault::open_in("memory.flint", disk.dir(), &password(), Some(&cheap()));
-                    let result =
-                        made.map_err(Failed::from).and_then(|vault| add_with(&vault, tree.root(), &["f"], simple()));
-                    let fired = disk.heal();
-                    // Nothing at all, an empty vault (where taking it away failed too), or the whole.
-                    if disk.bytes().is_some() {
-                        let vault = Vault::open_in("memory.flint", disk.dir(), &password(), None).unwrap();
-                        assert_sound(&vault);
-                        let count = snapshot_numbers(&vault).unwrap().len();
-                        assert!(count == 1 || (count == 0 && result.is_err()), "call {nth}: {result:?}");
-                        add(&vault, tree.root(), &["f"]);
-                        assert_sound(&vault);
-                    } else {
-                        assert!(result.is_err(), "call {nth}");
-                    }
-                    if fired == 0 {
-                        assert!(result.is_ok(), "{result:?}");
-                        break;
-                    }
-                }
             }
         }
     });

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use flint_pipe::{Error, ErrorKind, RecoverOptions, Recovery, RemoveOptions, Report, Vault};
 
-use crate::support::disk::{Dice, Disk, Effect, Fault, Left};
+use crate::support::disk::media::Bound;
+use crate::support::disk::{Dice, Disk};
+use crate::support::scenes::scale;
 use crate::support::tree::{Tree, noise, text};
 use crate::support::{
     Contents, add, add_with, assert_sound, contents, password, simple, snapshot_numbers, vault_in, verify, within,
@@ -564,19 +566,15 @@ fn mending_may_be_cut_anywhere() {
         for range in [commits[1].clone(), ROOT_B..ROOT_B + 512, HEADER_A..HEADER_A + 4096] {
             victim.destroy(range);
         }
-        let damaged = victim.disk.bytes().unwrap();
-        let mut cuts = 0;
-        for nth in 1.. {
-            let mut fired = 0;
-            for left in [Left::Nothing, Left::Everything, Left::Some { seed: nth, piece: 512 }] {
-                let what = format!("power cut at call {nth}, {left:?} left");
-                victim.disk.set_bytes(&damaged);
-                victim.disk.breaks([Fault::once(|_| true, nth, Effect::PowerCut)]);
-                let mut options = RecoverOptions::default();
-                options.in_place = true;
-                let result = victim.vault.recover(&options, &());
-                fired += u64::from(result.is_err());
-                victim.disk.power_cycle(left);
+        victim.disk.record();
+        mend(&victim.vault);
+        let (mut moments, mut outcomes) = (0_u64, 0_u64);
+        victim.disk.recorded().each_moment(|moment| {
+            moments += 1;
+            moment.each_outcome(Bound { all: 16, seeds: scale() }, moments, |outcome| {
+                outcomes += 1;
+                let what = format!("power cut after {} changes of the disk: {}", moment.number, outcome.what);
+                victim.disk.start_with(outcome.image);
                 let vault = Vault::open_in("memory.flint", victim.disk.dir(), &password(), None);
                 let vault = vault.unwrap_or_else(|error| panic!("{what}: {error:?}"));
                 mend(&vault);
@@ -585,13 +583,10 @@ fn mending_may_be_cut_anywhere() {
                 assert_eq!(found[&3], victim.snapshots[&3], "{what}");
                 assert_eq!(found[&2], victim.snapshots[&2], "{what}");
                 assert_eq!(contents(&vault, None).unwrap(), victim.snapshots[&3], "{what}");
-            }
-            if fired == 0 {
-                break;
-            }
-            cuts = nth;
-        }
-        assert!(cuts > 20, "only {cuts} calls");
+            });
+        });
+        assert!(moments > 8, "only {moments} moments");
+        eprintln!("mending: {moments} power cuts, {outcomes} outcomes");
     });
 }
 

@@ -1,6 +1,7 @@
 //! What do the behaviours stand on? Vaults that open quickly, runs that cannot hang a test, and what a vault holds.
 
 pub(crate) mod disk;
+pub(crate) mod scenes;
 pub(crate) mod tree;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,8 @@ use flint_pipe::{
     Vault, VaultDir, VerifyOptions, Workers,
 };
 
-use self::disk::{Disk, Left};
+use self::disk::Disk;
+use self::disk::media::Left;
 
 /// The password of every vault in these tests.
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
