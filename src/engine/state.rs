@@ -286,19 +286,20 @@ impl State {
         keys: Arc<VaultKeys>,
         track: bool,
     ) -> Result<Self> {
-        let file_len = storage.len().map_err(|error| Error::io(FileOp::Stat, &vault, error))?;
-        if file_len < EXTENTS_AT {
-            return Err(Error::malformed(&*vault, file_len, Malformation::Truncated { structure: "vault" }));
-        }
+        let reaches = |end: u64| -> Result<()> {
+            let file_len = storage.len().map_err(|error| Error::io(FileOp::Stat, &vault, error))?;
+            let short = || Error::malformed(&*vault, file_len, Malformation::Truncated { structure: "vault" });
+            if file_len < end { Err(short()) } else { Ok(()) }
+        };
+        reaches(EXTENTS_AT)?;
         let roots = read_roots(&*storage, &vault, &keys, false)?;
         let warnings = roots
             .iter()
             .filter_map(|(at, root)| root.as_ref().err().map(|why| format!("the root at byte {at} is bad: {why}")));
         let warnings = warnings.collect();
         let (_, root) = newest_root(&vault, &roots)?;
-        if file_len < root.end() {
-            return Err(Error::malformed(&*vault, file_len, Malformation::Truncated { structure: "vault" }));
-        }
+        // Asked for again now: whoever has committed since the first time has made the file longer.
+        reaches(root.end())?;
         let reader = Arc::new(MetaReader::new(Arc::clone(&storage), Arc::clone(&vault), Arc::clone(&keys), track));
         let commit = read_commit(&reader, root.commit(), root.generation())?;
         Ok(Self { storage, vault, keys, reader, root, commit, warnings })

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use flint_pipe::{AddOptions, CancelToken, Error, Report, Vault};
 
@@ -202,6 +203,49 @@ fn writers_that_fail_take_nothing_from_those_that_go_on() {
         let mut expected: Vec<u64> = made.into_iter().flatten().collect();
         expected.sort_unstable_by_key(|number| std::cmp::Reverse(*number));
         assert_eq!(snapshot_numbers(&vault).unwrap(), expected, "each snapshot has a number of its own, none is lost");
+    });
+}
+
+#[test]
+fn a_commit_of_another_between_any_two_calls_to_the_disk_harms_nothing() {
+    within(120, || {
+        let (tree, theirs) = (Tree::new(), Arc::new(Tree::new()));
+        tree.file("d/ours", text(1, 500));
+        // As many extents as that takes, so that the file is longer afterwards.
+        theirs.file("t", noise(1, 200_000));
+        let add_theirs = |vault: &Vault, theirs: &Tree| {
+            let mut options = simple();
+            options.force_read = true;
+            // Who holds a lock at that moment cannot be waited for.
+            options.pipeline.lock_timeout = Some(Duration::ZERO);
+            match add_with(vault, theirs.root(), &["t"], options) {
+                Err(failed) => assert!(matches!(failed.error, Error::Locked(_)), "{:?}", failed.error),
+                Ok(report) => assert!(report.is_complete()),
+            }
+        };
+        let runs: [(&str, fn(&Vault, &Path)); 3] = [
+            ("reading", |vault, _| assert!(contents(vault, None).unwrap().contains_key(Path::new("d/ours")))),
+            ("verify", |vault, _| drop(assert_sound(vault))),
+            ("add", |vault, root| drop(add(vault, root, &["d"]))),
+        ];
+        for (name, run) in runs {
+            let disk = Disk::new();
+            let vault = Arc::new(vault_in(disk.dir()));
+            add(&vault, tree.root(), &["d"]);
+            let before = disk.bytes().unwrap();
+            for nth in 1.. {
+                let (other, theirs) = (Arc::clone(&vault), Arc::clone(&theirs));
+                let commits = move || add_theirs(&other, &theirs);
+                disk.breaks([Fault::once(|_| true, nth, Effect::First(Arc::new(commits)))]);
+                run(&vault, tree.root());
+                if disk.heal() == 0 {
+                    assert!(nth > 10, "{name}: only {nth} calls");
+                    break;
+                }
+                assert_sound(&vault);
+                disk.start_with(Some(before.clone()));
+            }
+        }
     });
 }
 
