@@ -95,6 +95,7 @@ fn every_test_and_function_that_holds_a_promise_is_there() {
     let code: String = ["src", "tests"]
         .into_iter()
         .flat_map(|folder| files(&root().join(folder), ".rs"))
+        .chain(files(&root().join("tools"), ".py"))
         .map(|path| text(&path))
         .collect();
     for (document, least) in PROMISES {
@@ -109,7 +110,8 @@ fn every_test_and_function_that_holds_a_promise_is_there() {
             .collect();
         assert!(names.len() > least, "{document}: {} names are fewer than there were", names.len());
         for name in names {
-            assert!(code.contains(&format!("fn {name}(")), "{document}: {name}");
+            let is_there = ["fn", "def"].iter().any(|keyword| code.contains(&format!("{keyword} {name}(")));
+            assert!(is_there, "{document}: {name}");
         }
     }
 }

@@ -44,7 +44,8 @@ impl Vault {
     /// What is lost is in [`Report::errors`]; what can be mended is no loss, and is in [`Report::recovery`] alone.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if nothing is left; [`Error::Locked`] if the vault is not to be had alone for mending;
+    /// [`Error::Damaged`] if nothing is left; [`Error::Locked`] if the vault is not to be had alone for mending,
+    /// [`Error::Refused`] if the disk keeps some of it back;
     /// [`Error::Exists`] if there is something at the path of the output. What is whole in the vault stays whole.
     pub fn recover(&self, options: &RecoverOptions, observer: &dyn Observer) -> Result<Report, Failed> {
         let mut done = Done::default();
@@ -82,10 +83,11 @@ impl Vault {
         }
         let header = self.newest_header(&*storage)?;
 
+        // Before the file is looked through: what another commits meanwhile is not to be missed in it.
+        let root = self.newest_good_root(&*storage)?;
         let mut survey = Survey::take(run, &*storage, &self.path, &self.keys.vault_id)?;
         let reader = MetaReader::new(Arc::clone(&storage), Arc::clone(&self.path), Arc::clone(&self.keys), false);
         let reader = Arc::new(reader);
-        let root = self.newest_good_root(&*storage)?;
         if let Some(root) = &root {
             let salt = root.commit().salt.0;
             survey.learn(&SegmentSalt { salt, wrapped: Vec::new() });
@@ -116,6 +118,10 @@ impl Vault {
         recovery.faults.extend(unrooted(&history, root.as_ref()));
         done.recovery = Some(recovery);
         if mends {
+            if survey.unreadable > 0 || reader.has_failed() {
+                // What it keeps back for a moment would be taken for lost, and left out for good.
+                return Err(Error::Refused { what: FAILING_DISK, path: self.path.to_path_buf() });
+            }
             mend::mend(run, self, &storage, &history, &faults)?;
             done.recovery.as_mut().expect("set above").mended = true;
         }
@@ -192,6 +198,9 @@ impl Vault {
         ground.damaged_trees(&history.kept).into_iter().for_each(lost);
     }
 }
+
+/// Why nothing is mended.
+const FAILING_DISK: &str = "the disk does not give all of it back: copy the file, or save what is left with --output";
 
 /// What was done so far.
 #[derive(Default)]

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -184,12 +185,21 @@ pub(crate) struct MetaReader {
     segments: Mutex<HashMap<[u8; 32], Arc<SegmentKeys>>>,
     /// Every place that was read, where somebody wants to know (`verify`).
     visited: Option<Mutex<Vec<(u64, u32)>>>,
+    /// The disk did not give something back.
+    has_failed: AtomicBool,
 }
 
 impl MetaReader {
     /// - `track`: the places that are read are put down, for [`MetaReader::visited`].
     pub(crate) fn new(storage: Arc<dyn Storage>, vault: Arc<Path>, keys: Arc<VaultKeys>, track: bool) -> Self {
-        Self { storage, vault, keys, segments: Mutex::default(), visited: track.then(Mutex::default) }
+        Self {
+            storage,
+            vault,
+            keys,
+            segments: Mutex::default(),
+            visited: track.then(Mutex::default),
+            has_failed: AtomicBool::new(false),
+        }
     }
 
     /// The keys of a segment.
@@ -205,7 +215,8 @@ impl MetaReader {
     fn framed(&self, block: &BlockRef, max_plain: u32) -> Result<Vec<u8>> {
         check_place(block.offset, block.sealed_len, max_plain).map_err(|why| self.malformed(block, why))?;
         let mut framed = vec![0; block.sealed_len as usize];
-        let read = read_at_most(&*self.storage, &self.vault, &mut framed, block.offset)?;
+        let read = read_at_most(&*self.storage, &self.vault, &mut framed, block.offset);
+        let read = read.inspect_err(|_| self.has_failed.store(true, Ordering::Relaxed))?;
         if read < framed.len() {
             return Err(self.malformed(block, Malformation::Truncated { structure: "record" }));
         }
@@ -238,6 +249,11 @@ impl MetaReader {
     fn open_commit(&self, segment: &SegmentSalt, block: &BlockRef, framed: &[u8]) -> Result<Commit> {
         let plain = self.open(segment, RecordKind::Commit, block, framed)?;
         Commit::decode(&plain).map_err(|why| self.malformed(block, why))
+    }
+
+    /// Whether the disk has failed to give something back.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
     }
 
     /// Every place that was read so far.

@@ -223,7 +223,8 @@ fn a_commit_of_another_between_any_two_calls_to_the_disk_harms_nothing() {
                 Ok(report) => assert!(report.is_complete()),
             }
         };
-        let runs: [(&str, fn(&Vault, &Path)); 3] = [
+        type Reading = fn(&Vault, &Path);
+        let runs: [(&str, Reading); 3] = [
             ("reading", |vault, _| assert!(contents(vault, None).unwrap().contains_key(Path::new("d/ours")))),
             ("verify", |vault, _| drop(assert_sound(vault))),
             ("add", |vault, root| drop(add(vault, root, &["d"]))),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use flint_pipe::{Error, ErrorKind, RecoverOptions, Recovery, RemoveOptions, Report, Vault};
 
 use crate::support::disk::media::Bound;
-use crate::support::disk::{Dice, Disk};
+use crate::support::disk::{Dice, Disk, Effect, Fault};
 use crate::support::scenes::scale;
 use crate::support::tree::{Tree, noise, text};
 use crate::support::{
@@ -587,6 +587,42 @@ fn mending_may_be_cut_anywhere() {
         });
         assert!(moments > 8, "only {moments} moments");
         eprintln!("mending: {moments} power cuts, {outcomes} outcomes");
+    });
+}
+
+#[test]
+fn any_call_of_mending_may_fail() {
+    within(170, || {
+        let victim = Victim::new();
+        let commits = victim.records(COMMIT);
+        for range in [commits[1].clone(), ROOT_B..ROOT_B + 512, HEADER_A..HEADER_A + 4096] {
+            victim.destroy(range);
+        }
+        let damaged = victim.disk.bytes().unwrap();
+        let mut options = RecoverOptions::default();
+        options.in_place = true;
+        let mut failed = 0;
+        for forever in [false, true] {
+            for nth in 1.. {
+                let what = format!("call {nth} fails, {}", if forever { "and all after it" } else { "once" });
+                let errno = if nth % 2 == 0 { libc::EIO } else { libc::ENOSPC };
+                victim.disk.breaks([Fault { on: |_| true, nth, forever, effect: Effect::Errno(errno) }]);
+                let result = victim.vault.recover(&options, &());
+                let fired = victim.disk.heal();
+                failed += u64::from(result.is_err());
+                // What could not be read looks like a loss, and so nothing is mended then.
+                mend(&victim.vault);
+                assert_sound(&victim.vault);
+                let found = victim.assert_nothing_is_made_up(&victim.vault, &what);
+                assert_eq!(found[&3], victim.snapshots[&3], "{what}");
+                assert_eq!(found[&2], victim.snapshots[&2], "{what}");
+                victim.disk.set_bytes(&damaged);
+                if fired == 0 {
+                    break;
+                }
+            }
+        }
+        assert!(failed > 20, "only {failed} runs failed");
     });
 }
 
