@@ -63,20 +63,23 @@ impl Faults {
                 faults.spare.push((range.start, vec![0; len]));
             }
         }
+        let file_len = storage.len().map_err(|error| Error::io(FileOp::Stat, path, error))?;
         for (at, root) in read_roots(storage, path, &vault.keys, false)? {
-            if let Err(why) = root {
-                faults.words.push(format!("the root at byte {at} is bad: {why}"));
-                faults.roots.push(at);
+            match root {
+                Ok(root) if root.end() <= file_len => continue,
+                Ok(_) => faults.words.push(format!("the root at byte {at} names an end behind that of the file")),
+                Err(why) => faults.words.push(format!("the root at byte {at} is bad: {why}")),
             }
+            faults.roots.push(at);
         }
         for kept in &history.kept {
             run.check()?;
-            faults.find_heads(vault, storage, kept);
+            faults.find_heads(vault, storage, kept, file_len);
         }
         Ok(faults)
     }
 
-    fn find_heads(&mut self, vault: &Vault, storage: &dyn Storage, kept: &Kept) {
+    fn find_heads(&mut self, vault: &Vault, storage: &dyn Storage, kept: &Kept, file_len: u64) {
         for (position, (segment, at)) in kept.heads.iter().enumerate() {
             let extent = kept.heads[..position].iter().filter(|(other, _)| other == segment).count();
             let extent = u32::try_from(extent).unwrap_or(u32::MAX);
@@ -84,7 +87,9 @@ impl Faults {
             let read = read_at_most(storage, &vault.path, &mut found, *at).unwrap_or(0);
             let is_right = |head: SegmentHeader| head.salt.0 == segment.salt && head.vault_id == vault.keys.vault_id;
             let is_good = read == SEGMENT_HEADER_LEN && SegmentHeader::decode(&found).is_ok_and(is_right);
-            if !is_good && *at >= EXTENTS_AT {
+            // Nothing is put behind the end of a file that was cut; and two commits may list one.
+            let is_within = *at >= EXTENTS_AT && *at < file_len.saturating_sub(SEGMENT_HEADER_LEN as u64);
+            if !is_good && is_within && self.spare.iter().all(|(known, _)| known != at) {
                 self.words.push(format!("the segment header at byte {at} is bad"));
                 let head = SegmentHeader::new(vault.keys.vault_id, Salt(segment.salt), extent);
                 self.spare.push((*at, head.encode().to_vec()));
@@ -132,6 +137,8 @@ pub(super) fn mend(
         // One after the other: what was good stays good if the power fails.
         sync()?;
     }
+    // Before it is lengthened for the commit records: what is not needed of that is cut off again.
+    let file_len = storage.len().map_err(|error| Error::io(FileOp::Stat, path, error))?;
     let segment = SegmentWriter::new(Arc::clone(storage), path, &vault.keys, &run.stop, run.config.lock_timeout)?;
     let newest = commit_anew(vault, &segment, history).and_then(|newest| sync().map(|()| newest));
     let (generation, place) = match newest {
@@ -146,7 +153,7 @@ pub(super) fn mend(
         Error::Io { source, .. } => Error::CommitUncertain { vault: path.to_owned(), source },
         error => error,
     };
-    let rooted = write_roots(vault, &**storage, history, generation, &place, faults).map_err(uncertain);
+    let rooted = write_roots(vault, &**storage, history, (generation, &place), faults, file_len).map_err(uncertain);
     drop(held);
     rooted.and(segment.trim())
 }
@@ -196,17 +203,16 @@ fn write_roots(
     vault: &Vault,
     storage: &dyn Storage,
     history: &History,
-    generation: u64,
-    place: &CommitPlace,
+    (generation, place): (u64, &CommitPlace),
     faults: &Faults,
+    file_len: u64,
 ) -> Result<()> {
     let path = &*vault.path;
     let ends = history.kept.iter().filter_map(|kept| kept.place).chain([*place]);
     let mut end = ends.map(|place| place.offset.0 + u64::from(place.sealed_len)).max().unwrap_or(EXTENTS_AT);
     let roots = read_roots(storage, path, &vault.keys, true)?;
     let good = || roots.iter().filter_map(|(at, root)| root.as_ref().ok().map(|root| (*at, root)));
-    let file_len = storage.len().map_err(|error| Error::io(FileOp::Stat, path, error))?;
-    // As far as the old one reached, if the file still does.
+    // As far as the old one reached, if the file still did.
     end = end.max(good().map(|(_, root)| root.end()).filter(|&end| end <= file_len).max().unwrap_or(0));
     let root = Root::new(vault.keys.vault_id, generation, *place, end);
     let root = root.map_err(|why| Error::malformed(path, place.offset.0, why))?;
