@@ -44,8 +44,7 @@ impl Vault {
     /// What is lost is in [`Report::errors`]; what can be mended is no loss, and is in [`Report::recovery`] alone.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if nothing is left; [`Error::Locked`] if the vault is not to be had alone for mending,
-    /// [`Error::Refused`] if the disk keeps some of it back;
+    /// [`Error::Damaged`] if nothing is left; [`Error::Locked`] if the vault is not to be had alone for mending;
     /// [`Error::Exists`] if there is something at the path of the output. What is whole in the vault stays whole.
     pub fn recover(&self, options: &RecoverOptions, observer: &dyn Observer) -> Result<Report, Failed> {
         let mut done = Done::default();
@@ -72,7 +71,6 @@ impl Vault {
         let storage = storage.ok_or_else(|| Error::NoVault(self.path.to_path_buf()))?;
         // Before anything is looked at: what a writer has under way would look like damage.
         let presence = if mends {
-            self.warn_of_network(run);
             Some(Held::take(run, &self.path, &storage, Lock::Presence, LockMode::Exclusive)?)
         } else {
             None
@@ -83,7 +81,7 @@ impl Vault {
         }
         let header = self.newest_header(&*storage)?;
 
-        // Before the file is looked through: what another commits meanwhile is not to be missed in it.
+        // The root first: what it leads to is in the file then, and is found, whoever writes meanwhile.
         let root = self.newest_good_root(&*storage)?;
         let mut survey = Survey::take(run, &*storage, &self.path, &self.keys.vault_id)?;
         let reader = MetaReader::new(Arc::clone(&storage), Arc::clone(&self.path), Arc::clone(&self.keys), false);
@@ -118,10 +116,6 @@ impl Vault {
         recovery.faults.extend(unrooted(&history, root.as_ref()));
         done.recovery = Some(recovery);
         if mends {
-            if survey.unreadable > 0 || reader.has_failed() {
-                // What it keeps back for a moment would be taken for lost, and left out for good.
-                return Err(Error::Refused { what: FAILING_DISK, path: self.path.to_path_buf() });
-            }
             mend::mend(run, self, &storage, &history, &faults)?;
             done.recovery.as_mut().expect("set above").mended = true;
         }
@@ -198,9 +192,6 @@ impl Vault {
         ground.damaged_trees(&history.kept).into_iter().for_each(lost);
     }
 }
-
-/// Why nothing is mended.
-const FAILING_DISK: &str = "the disk does not give all of it back: copy the file, or save what is left with --output";
 
 /// What was done so far.
 #[derive(Default)]
