@@ -19,7 +19,7 @@ use crate::engine::run::{Phase, Run};
 use crate::engine::segment::{SegmentWriter, write_all_at};
 use crate::engine::state::{State, newest_root, read_commit, read_roots};
 use crate::engine::vault::Vault;
-use crate::error::{Error, FileOp, Result};
+use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::commit::{Commit, MAX_DELTAS, Previous, SnapshotRecord, TreeRef};
 use crate::format::header::{CommitPlace, ROOT_A_AT, ROOT_B_AT, Root};
 use crate::format::index::{BlockRef, SegmentSalt};
@@ -150,6 +150,13 @@ struct Prepared {
 fn prepare(run: &Run<'_>, base: &State, segment: &SegmentWriter, ready: Ready<'_>) -> Result<Prepared> {
     let vault = &*base.vault;
     let roots = read_roots(&*base.storage, vault, &base.keys, true)?;
+    // A root that is damaged was never synced, or is gone for good. One that the disk does not give back just now may be the
+    // newest, and a commit on top of an older one would undo it.
+    for (at, root) in &roots {
+        if let Err(why @ Malformation::Unreadable { .. }) = root {
+            return Err(Error::malformed(vault, *at, why.clone()));
+        }
+    }
     let (newest_at, newest) = newest_root(vault, &roots)?;
     let before = if newest.commit().digest == base.root.commit().digest {
         base.commit.clone()

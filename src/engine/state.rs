@@ -57,7 +57,8 @@ pub(crate) fn read_at_most(storage: &dyn Storage, vault: &Path, buf: &mut [u8], 
     Ok(done)
 }
 
-/// Reads a structure of fixed length; fewer bytes are a [`Malformation::Truncated`] of it, said in the inner result.
+/// Reads a structure of fixed length that has a spare copy; too few bytes, and such as the disk does not give back, are
+/// said in the inner result.
 fn read_fixed<const N: usize>(
     storage: &dyn Storage,
     vault: &Path,
@@ -65,7 +66,11 @@ fn read_fixed<const N: usize>(
     structure: &'static str,
 ) -> Result<Result<Box<[u8; N]>, Malformation>> {
     let mut bytes: Box<[u8; N]> = vec![0; N].into_boxed_slice().try_into().expect("N bytes were allocated");
-    let read = read_at_most(storage, vault, &mut bytes[..], offset)?;
+    let read = match read_at_most(storage, vault, &mut bytes[..], offset) {
+        Ok(read) => read,
+        Err(Error::Io { source, .. }) => return Ok(Err(Malformation::Unreadable { why: source.to_string() })),
+        Err(error) => return Err(error),
+    };
     Ok(if read == N { Ok(bytes) } else { Err(Malformation::Truncated { structure }) })
 }
 
