@@ -69,7 +69,7 @@ impl Survey {
             run.check()?;
             run.counters.tick();
             let len = usize::try_from(file_len - at).map_or(buf.len(), |left| left.min(buf.len()));
-            let found = read_patiently(storage, vault, &mut buf[..len], at, &mut survey.unreadable);
+            let found = read_patiently(run, storage, vault, &mut buf[..len], at, &mut survey.unreadable)?;
             survey.look_through(&buf[..found], at, vault_id);
             at += WINDOW as u64;
         }
@@ -162,11 +162,21 @@ impl Survey {
 }
 
 /// Fills `buf` as far as the file goes; what the disk does not give back is zeros, and counted.
-fn read_patiently(storage: &dyn Storage, vault: &Path, buf: &mut [u8], at: u64, unreadable: &mut u64) -> usize {
+fn read_patiently(
+    run: &Run<'_>,
+    storage: &dyn Storage,
+    vault: &Path,
+    buf: &mut [u8],
+    at: u64,
+    unreadable: &mut u64,
+) -> Result<usize> {
     if let Ok(len) = read_at_most(storage, vault, buf, at) {
-        return len;
+        return Ok(len);
     }
     for (piece, offset) in buf.chunks_mut(PATIENT_READ).zip((at..).step_by(PATIENT_READ)) {
+        // A disk that fails may take half a minute for each.
+        run.check()?;
+        run.counters.tick();
         match read_at_most(storage, vault, piece, offset) {
             Ok(len) => piece[len..].fill(0),
             Err(_) => {
@@ -176,5 +186,5 @@ fn read_patiently(storage: &dyn Storage, vault: &Path, buf: &mut [u8], at: u64, 
             }
         }
     }
-    buf.len()
+    Ok(buf.len())
 }
