@@ -16,13 +16,15 @@ use crate::engine::vault::FIRST_GENERATION;
 use crate::error::Result;
 use crate::format::commit::{Commit, SNAPSHOT_PARTIAL, SNAPSHOT_RECOVERED, SnapshotRecord, TreeRef};
 use crate::format::header::{CommitPlace, Root};
-use crate::format::index::SegmentSalt;
+use crate::format::index::{SegmentSalt, encode_onto};
 use crate::format::record::{RecordKind, Salt};
 use crate::format::tree::{BlockSource, Tree};
 use crate::primitives::units::FileOffset;
 
 /// A vault as long as it is may be read so many times over for records that turn out not to open.
 const READS_IN_VAIN: u64 = 4;
+/// So many places that do not open are named.
+const UNOPENED_SHOWN: usize = 16;
 /// Reading so much in vain is no matter in any vault.
 const ALWAYS_IN_VAIN: u64 = 1 << 30;
 
@@ -32,6 +34,8 @@ pub(super) struct Found {
     commits: Vec<FoundCommit>,
     trees: Vec<FoundTree>,
     by_digest: HashMap<[u8; 32], usize>,
+    /// Places that look like a commit record or the head of a tree and do not open.
+    unopened: Vec<HeadPlace>,
     /// So much was read for records that did not open that the rest was left alone.
     pub(super) gave_up: bool,
 }
@@ -70,7 +74,10 @@ impl Found {
                 }
                 match found.take(head, salt, reader) {
                     Some(salts) => salts.iter().for_each(|salt| has_learnt |= survey.learn(salt)),
-                    None => in_vain += u64::from(head.block.sealed_len),
+                    None => {
+                        in_vain += u64::from(head.block.sealed_len);
+                        found.unopened.push(head);
+                    }
                 }
             }
             closed = still_closed;
@@ -78,7 +85,7 @@ impl Found {
                 break;
             }
         }
-        found.by_digest = found.commits.iter().enumerate().map(|(at, found)| (found.place.digest, at)).collect();
+        found.unopened.append(&mut closed);
         Ok(found)
     }
 
@@ -94,7 +101,10 @@ impl Found {
                 salt: Salt(salt.salt),
                 digest,
             };
-            self.commits.push(FoundCommit { place, commit });
+            // A second place of one record is a copy.
+            if self.by_digest.insert(digest, self.commits.len()).is_none() {
+                self.commits.push(FoundCommit { place, commit });
+            }
             return Some(segments);
         }
         let tree = Tree::open(Arc::clone(reader) as Arc<dyn BlockSource>, salt.clone(), &head.block).ok()?;
@@ -106,6 +116,28 @@ impl Found {
     /// Whether nothing opened at all.
     pub(super) fn is_empty(&self) -> bool {
         self.commits.is_empty() && self.trees.is_empty()
+    }
+
+    /// What may be of a later state than any that was found, where no root says which the newest is. Offsets in `known` are
+    /// accounted for.
+    fn unopened_ones(&self, known: &HashSet<u64>) -> Vec<String> {
+        let trees = self.commits.iter().flat_map(|found| found.commit.full.iter().chain(&found.commit.deltas));
+        let listed: HashSet<u64> = trees.map(|tree| tree.head.offset).collect();
+        let mut places: Vec<&HeadPlace> = self
+            .unopened
+            .iter()
+            .filter(|place| !known.contains(&place.block.offset) && !listed.contains(&place.block.offset))
+            .collect();
+        places.sort_unstable_by_key(|place| place.block.offset);
+        let words = |place: &&HeadPlace| {
+            let what = if place.kind == RecordKind::Commit { "a commit record" } else { "the head of an index" };
+            format!("what looks like {what} at byte {}: it does not open", place.block.offset)
+        };
+        let mut told: Vec<String> = places.iter().take(UNOPENED_SHOWN).map(words).collect();
+        if places.len() > UNOPENED_SHOWN {
+            told.push(format!("{} more such places", places.len() - UNOPENED_SHOWN));
+        }
+        told
     }
 
     /// The commit that a root names.
@@ -125,6 +157,18 @@ impl Found {
     /// A commit and all before it that were found, the newest first.
     fn chain(&self, from: usize) -> impl Iterator<Item = usize> + '_ {
         std::iter::successors(Some(from), |&at| self.before(at))
+    }
+
+    /// The number that the snapshot of an earlier generation should have; 0 if there is no telling. Each commit but the first
+    /// makes one, until a recovery leaves generations out: so a commit before it must be as far ahead of its number.
+    fn number_at(&self, later: &Commit, generation: u64) -> u64 {
+        let number = |commit: &Commit| commit.snapshot.as_ref().map_or(0, |snapshot| snapshot.number);
+        let ahead = later.generation.checked_sub(number(later));
+        let is_steady = ahead == Some(FIRST_GENERATION)
+            || self.commits.iter().any(|FoundCommit { commit, .. }| {
+                commit.generation < generation && commit.generation.checked_sub(number(commit)) == ahead
+            });
+        if is_steady { number(later).saturating_sub(later.generation - generation) } else { 0 }
     }
 
     /// Later ones sort behind earlier ones.
@@ -214,14 +258,22 @@ impl History {
         // What leads to nothing beside a history that is whole is what a writer has left who was killed.
         let others = (0..found.commits.len()).filter(|at| !is_sound && !on_chain.contains(at));
         let mut gaps = HashSet::new();
+        let mut gaps_at: HashSet<u64> = root.iter().map(|root| root.commit().offset.0).collect();
         for found_at in chain.iter().copied().chain(others) {
             let Some(previous) = &found.commits[found_at].commit.previous else { continue };
             // The first commit of all is that of an empty vault: nothing is lost with it.
             let is_first = previous.generation == FIRST_GENERATION;
-            if found.before(found_at).is_none() && !is_first && gaps.insert(previous.digest) {
+            if found.before(found_at).is_some() {
+                continue;
+            }
+            gaps_at.insert(previous.block.offset);
+            if !is_first && gaps.insert(previous.digest) {
                 let (generation, at) = (previous.generation, previous.block.offset);
                 lost.push(format!("the commit of generation {generation}: its record at byte {at} is lost"));
             }
+        }
+        if named.is_none() {
+            lost.extend(found.unopened_ones(&gaps_at));
         }
         let mut history = Self {
             kept: Vec::new(),
@@ -243,6 +295,9 @@ impl History {
             .filter(|at| !on_chain.contains(at) && found.commits[*at].commit.snapshot.is_some())
             .collect();
         others.sort_by_key(|&at| found.age(at));
+        // A commit that was written anew by an earlier recovery: the record that it stands for is no snapshot of its own.
+        let mut runs: HashSet<_> = chain.iter().filter_map(|&at| run_of(&found.commits[at].commit)).collect();
+        others.retain(|&at| run_of(&found.commits[at].commit).is_none_or(|made| runs.insert(made)));
         let mut others: Vec<Kept> = others.into_iter().map(|at| kept(&found.commits[at], Origin::OtherHead)).collect();
         if !self.is_sound {
             others.extend(self.rebuilt(found, command_line));
@@ -286,20 +341,34 @@ impl History {
     /// are its state.
     fn rebuilt(&self, found: &Found, command_line: &[String]) -> Vec<Kept> {
         let listed = |commit: &Commit, tree: &TreeRef| commit.deltas.iter().any(|other| other.head == tree.head);
-        let of_generation = |generation: u64| {
-            found.commits.iter().map(|found| &found.commit).filter(move |commit| commit.generation == generation)
-        };
+        let mut of_generation: HashMap<u64, Vec<&Commit>> = HashMap::new();
+        let mut states = HashSet::new();
+        for FoundCommit { commit, .. } in &found.commits {
+            of_generation.entry(commit.generation).or_default().push(commit);
+            states.insert(commit.full.iter().chain(&commit.deltas).map(|tree| tree.head.offset).collect::<Vec<u64>>());
+        }
         let mut rebuilt: BTreeMap<(u64, u64), Kept> = BTreeMap::new();
-        for later in &found.commits {
+        // What deltas say first: a full index may be of the same state.
+        for (is_full, later) in
+            [false, true].into_iter().flat_map(|full| found.commits.iter().map(move |at| (full, at)))
+        {
             let trees = &kept(later, Origin::Rebuilt).trees;
-            for last in trees.iter().filter(|tree| tree.tree.generation < later.commit.generation) {
+            for (at, last) in trees.iter().enumerate().filter(|(_, tree)| tree.is_full == is_full) {
                 let generation = last.tree.generation;
-                let is_known = of_generation(generation).any(|commit| last.is_full || listed(commit, &last.tree));
-                if is_known {
+                // Two deltas of one generation are of one commit.
+                let is_half = trees.get(at + 1).is_some_and(|next| next.tree.generation == generation);
+                if is_half || generation >= later.commit.generation {
+                    continue;
+                }
+                let mut of_this = of_generation.get(&generation).into_iter().flatten();
+                if of_this.any(|commit| is_full || listed(commit, &last.tree))
+                    || is_full && rebuilt.range((generation, 0)..=(generation, u64::MAX)).next().is_some()
+                    || states.contains(&trees[..=at].iter().map(|tree| tree.tree.head.offset).collect::<Vec<u64>>())
+                {
                     continue;
                 }
                 let snapshot = SnapshotRecord {
-                    number: number_at(&later.commit, generation),
+                    number: found.number_at(&later.commit, generation),
                     ..about_this_run(command_line, &[])
                 };
                 rebuilt.entry((generation, last.tree.head.offset)).or_insert_with(|| Kept {
@@ -308,7 +377,7 @@ impl History {
                     generation,
                     previous: None,
                     snapshot: Some(snapshot),
-                    trees: trees.iter().filter(|tree| tree.tree.generation <= generation).cloned().collect(),
+                    trees: trees[..=at].to_vec(),
                     heads: Vec::new(),
                     is_other: true,
                 });
@@ -353,11 +422,12 @@ impl History {
     }
 }
 
-/// The number that the snapshot of an earlier generation should have: each commit but the first makes one. 0 if there is no
-/// telling.
-fn number_at(later: &Commit, generation: u64) -> u64 {
-    let number = later.snapshot.as_ref().map_or(0, |snapshot| snapshot.number);
-    number.saturating_sub(later.generation - generation)
+/// What tells the run that made a commit: its last tree, and what it says of itself, but for a number that was exchanged.
+fn run_of(commit: &Commit) -> Option<(Option<u64>, Vec<u8>)> {
+    let told = SnapshotRecord { number: 0, flags: 0, ..commit.snapshot.clone()? };
+    let mut bytes = Vec::new();
+    encode_onto(&told, &mut bytes);
+    Some((commit.deltas.last().or(commit.full.as_ref()).map(|tree| tree.head.offset), bytes))
 }
 
 fn kept(FoundCommit { place, commit }: &FoundCommit, origin: Origin) -> Kept {
