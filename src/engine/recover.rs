@@ -116,6 +116,10 @@ impl Vault {
         recovery.faults.extend(unrooted(&history, root.as_ref()));
         done.recovery = Some(recovery);
         if mends {
+            if survey.unreadable > 0 || reader.has_failed() {
+                // What it keeps back for a moment would be taken for lost, and left out for good.
+                return Err(Error::Refused { what: FAILING_DISK, path: self.path.to_path_buf() });
+            }
             mend::mend(run, self, &storage, &history, &faults)?;
             done.recovery.as_mut().expect("set above").mended = true;
         }
@@ -192,6 +196,9 @@ impl Vault {
         ground.damaged_trees(&history.kept).into_iter().for_each(lost);
     }
 }
+
+/// Why nothing is mended.
+const FAILING_DISK: &str = "the disk does not give all of it back: copy the file, or save what is left with --output";
 
 /// What was done so far.
 #[derive(Default)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use flint_pipe::{Error, ErrorKind, RecoverOptions, Recovery, RemoveOptions, Report, Vault};
 
 use crate::support::disk::media::Bound;
-use crate::support::disk::{Dice, Disk, Effect, Fault};
+use crate::support::disk::{Dice, Disk, Effect, Fault, Op};
 use crate::support::scenes::scale;
 use crate::support::tree::{Tree, noise, text};
 use crate::support::{
@@ -653,5 +653,80 @@ fn who_mends_wants_the_vault_alone_and_who_saves_does_not_overwrite() {
         (options.in_place, options.dry_run) = (false, true);
         assert!(victim.vault.recover(&options, &()).is_ok());
         assert!(!place.path("new").exists(), "nothing is written");
+    });
+}
+
+#[test]
+fn a_vault_that_was_cut_can_be_used_when_it_is_mended() {
+    within(120, || {
+        let victim = Victim::new();
+        for commit in victim.records(COMMIT).into_iter().skip(1) {
+            let what = format!("cut at byte {}", commit.start);
+            victim.disk.set_bytes(&victim.bytes[..commit.start]);
+            mend(&victim.vault);
+            victim.assert_nothing_is_made_up(&victim.vault, &what);
+            let mended = victim.disk.bytes().unwrap();
+            mend(&victim.vault);
+            assert!(victim.disk.bytes().unwrap() == mended, "{what}: there is nothing more to mend");
+            assert_goes_on(&victim.vault);
+        }
+    });
+}
+
+#[test]
+fn what_was_written_anew_is_no_snapshot_of_its_own() {
+    within(60, || {
+        let victim = Victim::new();
+        victim.destroy(victim.records(COMMIT)[1].clone());
+        mend(&victim.vault);
+        let report = look(&victim.vault);
+        let found = &recovery(&report).snapshots;
+        let found: Vec<_> = found.iter().map(|found| (found.number, found.beside)).collect();
+        assert_eq!(found, [(3, false), (2, false), (1, false)]);
+    });
+}
+
+#[test]
+fn without_a_root_a_commit_that_does_not_open_may_have_been_the_newest() {
+    within(60, || {
+        let victim = Victim::new();
+        let newest = victim.records(COMMIT).pop().unwrap();
+        let header = victim.bytes.windows(8).rposition(|bytes| bytes == b"FLINTSG1").unwrap();
+        for range in [newest.start + 70..newest.start + 71, header..header + 256] {
+            for range in [range, ROOT_A..ROOT_A + 512, ROOT_B..ROOT_B + 512] {
+                victim.destroy(range);
+            }
+            let report = look(&victim.vault);
+            let names_it =
+                |error: &flint_pipe::EntryError| error.message.contains(&format!("at byte {}", newest.start));
+            assert!(report.errors.iter().any(names_it), "{:?}", report.errors);
+            victim.heal();
+        }
+    });
+}
+
+#[test]
+fn a_copy_that_the_disk_does_not_give_back_is_as_good_as_a_bad_one() {
+    within(120, || {
+        let victim = Victim::new();
+        for nth in 1..=9 {
+            victim.disk.breaks([Fault::once(|op| op == Op::Read, nth, Effect::Errno(5))]);
+            let vault = Vault::open_in("memory.flint", victim.disk.dir(), &password(), None).unwrap();
+            let report = vault.recover(&RecoverOptions::default(), &()).unwrap_or_else(|failed| panic!("{failed}"));
+            assert_eq!(recovery(&report).snapshots.len(), 3, "{nth}");
+            assert_eq!(victim.disk.heal(), 1, "{nth}");
+        }
+    });
+}
+
+#[test]
+fn what_is_behind_a_lost_head_of_an_index_is_named() {
+    within(60, || {
+        let victim = Victim::new();
+        victim.destroy(victim.records(TREE_HEAD)[1].clone());
+        let report = look(&victim.vault);
+        assert!(named(&report).contains(Path::new("d/noise")), "{:?}", report.errors);
+        let found = &recovery(&report).snapshots;
+        assert!(found.iter().all(|found| (found.number == 1) == (found.lost_entries == 0)), "{found:?}");
     });
 }

@@ -22,6 +22,9 @@ use crate::format::tree::{BlockSource, Loss, Lost, Tree, TreeCursor};
 /// So many numbers of snapshots are written out behind what they have lost.
 const NUMBERS_SHOWN: usize = 3;
 
+/// Why an entry is lost that can be read and may have been changed.
+const DOUBTFUL: &str = "what it was is lost with a part of the index";
+
 /// The trees of all snapshots, and what became of their records.
 pub(super) struct Ground<'s> {
     survey: &'s Survey,
@@ -316,6 +319,28 @@ impl<'s> Ground<'s> {
         Ok(Entries { ground: self, trees, segments, merge, over: None })
     }
 
+    /// The entries that a snapshot may have, of trees before one whose head is lost.
+    fn shadowed(&self, run: &Run<'_>, kept: &Kept, mut tell: impl FnMut(&Entry)) -> Result<()> {
+        let opened = |tree: &KeptTree| self.trees.get(&tree.id()).and_then(|opened| opened.tree.clone());
+        let trees: Vec<Arc<Tree>> = kept.trees.iter().filter_map(opened).collect();
+        let shadowed = trees.len() - self.readable(kept).len();
+        if shadowed == 0 {
+            return Ok(());
+        }
+        let mut merge = Merge::tolerant(trees, Arc::clone(&self.vault))?;
+        loop {
+            run.check()?;
+            run.counters.tick();
+            match merge.next() {
+                Ok(Some((tree, entry))) if tree < shadowed => tell(&entry),
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(error) if error.is_damage() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn segments_of(&self, tree: &Tree) -> Vec<Option<u32>> {
         tree.head().segments.iter().map(|salt| self.survey.segment(salt)).collect()
     }
@@ -362,8 +387,9 @@ impl<'s> Ground<'s> {
                     tell(Path::new("."), format!("the rest of the index contradicts itself: {why}"));
                 }
                 for entry in doubtful {
-                    tell(entry.path.as_path(), "what it was is lost with a part of the index".to_owned());
+                    tell(entry.path.as_path(), DOUBTFUL.to_owned());
                 }
+                self.shadowed(run, kept, |entry| tell(entry.path.as_path(), DOUBTFUL.to_owned()))?;
             }
             counts.push(count);
         }

@@ -14,7 +14,7 @@ use crate::engine::recover::check::{Entries, Ground, Next};
 use crate::engine::recover::history::{History, Kept};
 use crate::engine::recover::survey::{DataPlace, Survey};
 use crate::engine::resolve::pieces;
-use crate::engine::run::Run;
+use crate::engine::run::{Phase, Run};
 use crate::engine::segment::{SegmentWriter, write_all_at};
 use crate::engine::state::{MetaReader, read_at_most};
 use crate::engine::vault::Vault;
@@ -86,6 +86,8 @@ pub(super) fn save(save: &Save<'_, '_>, dir: &dyn VaultDir, history: &History) -
         write_all_at(&**to, path, &root, at)?;
     }
     segment.trim()?;
+    // The sync of a large file takes its time; the stall clock rests.
+    save.run.enter(Phase::Commit);
     to.sync().map_err(io(FileOp::Sync))?;
     save.run.check()?;
     dir.link(&**to).map_err(|error| match error.kind() {
