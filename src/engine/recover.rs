@@ -44,7 +44,8 @@ impl Vault {
     /// What is lost is in [`Report::errors`]; what can be mended is no loss, and is in [`Report::recovery`] alone.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if nothing is left; [`Error::Locked`] if the vault is not to be had alone for mending;
+    /// [`Error::Damaged`] if nothing is left; [`Error::Locked`] if the vault is not to be had alone for mending,
+    /// [`Error::Refused`] if the disk keeps some of it back then;
     /// [`Error::Exists`] if there is something at the path of the output. What is whole in the vault stays whole.
     pub fn recover(&self, options: &RecoverOptions, observer: &dyn Observer) -> Result<Report, Failed> {
         let mut done = Done::default();
