@@ -10,6 +10,8 @@
     reason = "the calls that clippy.toml names are for the program, whose errors need paths"
 )]
 
+mod vector;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
@@ -23,6 +25,8 @@ use std::time::Duration;
 use assert_cmd::Command;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+
+use crate::vector::{Vector, unhex};
 
 /// Vaults of past and present formats; beside each lies `NAME.json` with what it holds.
 const VAULTS: &[&str] = &["v1-everything"];
@@ -294,12 +298,6 @@ fn tests_dir(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
 }
 
-/// Bytes from two hex digits each.
-fn unhex(hex: &str) -> Vec<u8> {
-    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("two hex digits");
-    (0..hex.len()).step_by(2).map(byte).collect()
-}
-
 /// The names of the files in a directory of tests.
 fn names(directory: &str) -> BTreeSet<String> {
     let files = fs::read_dir(tests_dir(directory)).expect("the directory is part of the repository");
@@ -356,60 +354,18 @@ fn check_status(output: &Output, command: &str, expected: i32) -> Result<(), Str
     Err(format!("{command} ends with {found:?}, not {expected}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// A vector, as tools/vectors.py describes it.
-struct Vector {
-    fields: Vec<(String, String)>,
-    vault: Vec<u8>,
+/// What the commands have to make of a vector.
+trait Expected {
+    fn outcome(&self) -> Outcome;
+    /// Reads it in all three ways, in a directory of its own.
+    fn check(&self, expected: Outcome) -> Result<(), String>;
 }
 
-impl Vector {
-    fn parse(text: &str) -> Self {
-        let (head, body) = text.split_once("\n\n").expect("an empty line behind the fields");
-        let fields: Vec<(String, String)> = head
-            .lines()
-            .map(|line| line.split_once(": ").expect("a name and a value"))
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
-        let mut vector = Self { fields, vault: Vec::new() };
-        vector.vault = vec![0; vector.number("length")];
-        for line in body.lines() {
-            vector.apply(line);
-        }
-        vector
-    }
-
-    /// `OFFSET HEX`, or `OFFSET <- FROM LENGTH`.
-    fn apply(&mut self, line: &str) {
-        let number = |word: &str| -> usize { word.parse().expect("a number") };
-        match line.split(' ').collect::<Vec<_>>()[..] {
-            [at, "<-", from, length] => {
-                self.vault.copy_within(number(from)..number(from) + number(length), number(at));
-            }
-            [at, hex] => {
-                let bytes = unhex(hex);
-                self.vault[number(at)..number(at) + bytes.len()].copy_from_slice(&bytes);
-            }
-            _ => panic!("neither bytes nor a copy: {line}"),
-        }
-    }
-
-    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.fields.iter().filter(move |(field, _)| field == name).map(|(_, value)| value.as_str())
-    }
-
-    fn one(&self, name: &str) -> &str {
-        self.all(name).next().unwrap_or_else(|| panic!("the field {name}"))
-    }
-
-    fn number<N: std::str::FromStr>(&self, name: &str) -> N {
-        self.one(name).parse().unwrap_or_else(|_| panic!("{name} is a number"))
-    }
-
+impl Expected for Vector {
     fn outcome(&self) -> Outcome {
         Outcome { verify: self.number("verify"), list: self.number("list"), extract: self.number("extract") }
     }
 
-    /// Reads it in all three ways, in a directory of its own.
     fn check(&self, expected: Outcome) -> Result<(), String> {
         let place = tempfile::tempdir().expect("a temporary directory");
         let (vault, out) = (place.path().join("vector.flint"), place.path().join("out"));

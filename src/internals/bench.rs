@@ -1,6 +1,4 @@
 //! What do benches need that users never do? Single stages, outside any pipeline.
-//!
-//! No part of the public interface: it is there with the feature `internals` only, and may change at any time.
 
 use std::fs::File;
 use std::io;
