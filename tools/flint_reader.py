@@ -1124,7 +1124,7 @@ class Commit:
         plain.end()
         if self.previous is not None:
             require(self.previous.segment < len(self.segments), "the commit before is in a segment that is not there")
-            self.previous.block.check(COMMIT, file_len)
+            # Its place is checked by who goes there (7.2).
             require(self.previous.generation < generation, "the commit before is not before it")
         require(len(self.deltas) <= MOST_DELTAS, f"{len(self.deltas)} deltas")
         for tree in self.trees():
@@ -1283,6 +1283,7 @@ class Vault:
             previous = commit.previous
             if previous is None:
                 return
+            previous.block.check(COMMIT, self.file.length)
             commit = self._commit(previous.block.offset, previous.block.sealed_len, previous.block.number,
                                   self.segment(commit.segments[previous.segment]), previous.digest, previous.generation)
 

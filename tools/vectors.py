@@ -27,6 +27,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import struct
 import sys
 from collections import namedtuple
@@ -318,14 +319,14 @@ class Vault:
         return tree_reference(self.last_head, generation, segment)
 
     def commit(self, *, full=None, deltas=(), generation=None, snapshot=None, highest=None, flags=0, previous="last",
-               heads=None, extra=b"", wrapped=b"", options=None):
-        """8.1: a commit record behind the last one. `snapshot` is a number."""
+               heads=None, extra=b"", wrapped=b"", options=None, texts=(b"host", b"user"), tags=None):
+        """8.1: a commit record behind the last one. `snapshot` is a number; `tags` are the bytes of their list."""
         generation = len(self.commits) + 1 if generation is None else generation
         taken = None
         if snapshot is not None:
-            taken = b"".join([varint(snapshot), zigzag(TIME[0]), varint(TIME[1]), blob(b"host"), blob(b"user"),
-                              sequence([blob(b"flint-pipe"), blob(b"add")]), sequence([blob(b".")]), sequence([]),
-                              varint(0), varint(0), varint(0), varint(0), varint(0)])
+            taken = b"".join([varint(snapshot), zigzag(TIME[0]), varint(TIME[1]), *map(blob, texts),
+                              sequence([blob(b"flint-pipe"), blob(b"add")]), sequence([blob(b".")]),
+                              sequence([]) if tags is None else tags, varint(0), varint(0), varint(0), varint(0), varint(0)])
         if highest is None:
             highest = snapshot or 0
         if previous == "last":
@@ -637,6 +638,147 @@ def unknown_slots_and_optional_flags(vault):
     return items
 
 
+@case("4.2", verify=0)
+def slots_at_the_limit(vault):
+    """Eight password slots and 32 others; the password is on the last."""
+    vault.commit()
+    items = ordinary(vault)
+    others = [struct.pack("<HHI", 9, 8, i) for i in range(32)]
+    slots = [vault.slot(slot_id=1 + i, password=b"another %d" % i) for i in range(7)] + [vault.slot(slot_id=8)]
+    vault.finish(header=vault.header(others + slots))
+    return items
+
+
+@case("3.2", verify=0)
+def kdf_memory_at_the_limit(vault):
+    """1 GiB: bearable, just."""
+    vault.commit()
+    items = ordinary(vault)
+    vault.finish(header=vault.header([vault.slot(memory=1_048_576)]))
+    return items
+
+
+@case("3.2", verify=0)
+def kdf_passes_and_lanes_at_the_limit(vault):
+    """16 passes, 16 lanes, and 8 KiB a lane."""
+    vault.commit()
+    items = ordinary(vault)
+    vault.finish(header=vault.header([vault.slot(memory=128, passes=16, lanes=16)]))
+    return items
+
+
+@case("3.2", verify=0)
+def kdf_cost_of_all_slots_at_the_limit(vault):
+    """4 GiB times passes over all slots; the password's own comes first, so nothing is spent on the others."""
+    vault.commit()
+    items = ordinary(vault)
+    slots = [vault.slot(), vault.slot(slot_id=2, memory=1_048_576, passes=3, derive=False),
+             vault.slot(slot_id=3, memory=1_048_576 - 64, derive=False)]
+    vault.finish(header=vault.header(slots))
+    return items
+
+
+@case("5.2", verify=0)
+def roots_of_one_generation(vault):
+    """Two valid roots of one generation, which name different commit records: A is the state."""
+    vault.commit()
+    items = ordinary(vault)
+    vault.commit(generation=2, previous=None, snapshot=1, deltas=[vault.tree([put(b"other")], generation=2)])
+    vault.finish(root=vault.root(at=1), root_b=vault.root(at=2))
+    return items
+
+
+@case("7.3", verify=0)
+def good_names_for_a_terminal(vault):
+    """Escape sequences, line ends, a change of the direction of writing: names like others, not to be shown as they are."""
+    vault.commit()
+    # No files, whose names would stand in a field each.
+    names = (b"\n", b"\x1b[2J\x07", b"a\x7f", "a\u202eb".encode())
+    return one_tree(vault, [put(name, DIRECTORY) for name in names])
+
+
+@case("7.3", verify=0)
+def good_component_of_255(vault):
+    """What file systems have at most."""
+    vault.commit()
+    return one_tree(vault, [put(b"x" * 255, DIRECTORY), put(b"x" * 255 + b"/" + b"y" * 255)])
+
+
+@case("7.3", verify=0)
+def good_symlinks_that_lead_out(vault):
+    """They come back as they were, absolute or with `..`; nothing goes through them, and what sorts behind them is beside
+    them."""
+    vault.commit()
+    return one_tree(vault, [put(b"a", SYMLINK, target=b".."), put(b"a.b", DIRECTORY), put(b"a.b/c"),
+                            put(b"b", SYMLINK, target=b"/"), put(b"c", SYMLINK, target=b"c"),
+                            put(b"d", SYMLINK, target=b"../../../../../../etc/passwd")])
+
+
+@case("9", verify=0)
+def symlink_in_the_place_of_a_directory(vault):
+    """A later tree puts a symlink where an earlier one has a directory: what was below it is gone, and comes back nowhere."""
+    vault.commit()
+    trees = [vault.tree([put(b"a", DIRECTORY), put(b"a/1"), put(b"b", SYMLINK, target=b"a")], generation=2),
+             vault.tree([put(b"a", SYMLINK, target=b"/tmp"), put(b"b/2")], generation=3)]
+    vault.commit(deltas=trees[:1], snapshot=1)
+    vault.commit(deltas=trees, snapshot=2)
+    vault.finish()
+    return [put(b"a", SYMLINK, target=b"/tmp"), put(b"b/2")]
+
+
+@case("7.3", verify=0)
+def link_group_of_unlike_entries(vault):
+    """One group with a file, a directory, another directory and a symlink: no two of them are alike enough to be linked."""
+    vault.commit()
+    return one_tree(vault, [put(b"a", link=(0, 1)), put(b"b", DIRECTORY, link=(0, 1)), put(b"c", DIRECTORY, link=(0, 1)),
+                            put(b"d", SYMLINK, target=b"a", link=(0, 1)), hello(vault, b"e", link=(0, 1))])
+
+
+@case("7.6", verify=0)
+def height_at_the_limit(vault):
+    """32 levels of nodes with one child each."""
+    vault.commit()
+    items = [put(b"a")]
+    block = vault.record(LEAF, leaf(items))
+    for _ in range(32):
+        block = vault.record(NODE, sequence([blob(b"a") + encoded(block)]))
+    snapshot_of(vault, (), leaves=items, top=block, height=32)
+    vault.finish()
+    return items
+
+
+@case("2.4", verify=0)
+def record_at_the_limit(vault):
+    """A data record of 16 MiB, of which a file has five bytes in the middle."""
+    vault.commit()
+    size = 16 * MIB
+    number = vault.data(b"", codec=ZSTD, packed=repeated(ord("z"), size), plain_len=size, place={"plain": size})
+    vault.content[b"f"] = b"z" * 5
+    return one_tree(vault, [put(b"f", size=5, extents=[data_extent(0, number, 1, size, size // 2, 5)])])
+
+
+@case("8.1", verify=0)
+def deltas_at_the_limit(vault):
+    """4,095 deltas, all of them one tree, of generations that ascend."""
+    vault.commit()
+    vault.tree([put(b"a")], generation=1)
+    deltas = [tree_reference(vault.last_head, 1 + i) for i in range(4095)]
+    vault.commit(deltas=deltas, generation=5000, snapshot=1)
+    vault.finish()
+    return [put(b"a")]
+
+
+@case("8.2", verify=0)
+def texts_for_a_terminal(vault):
+    """Escape sequences in what a snapshot says of itself: information, not to be sent to a terminal as it is."""
+    vault.commit()
+    items = [put(b"a")]
+    vault.commit(deltas=[vault.tree(items, generation=2)], snapshot=1, texts=(b"\x1b[2J", b"\x1b]0;x\x07"),
+                 tags=sequence([blob(b"\x1b[31m\n")]))
+    vault.finish()
+    return items
+
+
 @case("4.1", list=0, extract=0)
 def header_a_torn(vault):
     """One good copy of the header opens the vault; the other is reported by who verifies."""
@@ -789,6 +931,13 @@ def thirty_three_other_slots(vault):
     vault.finish(header=vault.header([vault.slot()] + [struct.pack("<HHI", 9, 8, 0)] * 33))
 
 
+@case("2.4")
+def ten_thousand_slots(vault):
+    """As many as a header has room for, and four times as many by their number."""
+    vault.commit()
+    vault.finish(header=vault.header([struct.pack("<HHI", 9, 8, 0)] * (16_284 // 8), count=10_000))
+
+
 @case("4.2")
 def slot_of_kind_zero(vault):
     """Kind 0 is no kind."""
@@ -864,6 +1013,31 @@ def kdf_passes_zero(vault):
     """No pass at all."""
     vault.commit()
     vault.finish(header=vault.header([vault.slot(passes=0, derive=False)]))
+
+
+@case("3.2", verify=1)
+def kdf_passes_too_many(vault):
+    """17 passes."""
+    vault.commit()
+    vault.finish(header=vault.header([vault.slot(passes=17, derive=False)]))
+
+
+@case("3.2", verify=1)
+def kdf_cost_of_all_slots_just_too_large(vault):
+    """A KiB more than may be."""
+    vault.commit()
+    slots = [vault.slot(), vault.slot(slot_id=2, memory=1_048_576, passes=3, derive=False),
+             vault.slot(slot_id=3, memory=1_048_576 - 63, derive=False)]
+    vault.finish(header=vault.header(slots))
+
+
+@case("3.2", verify=1)
+def kdf_parameters_of_all_ones(vault):
+    """2^32 - 1 of everything: nothing overflows on the way to the refusal."""
+    vault.commit()
+    most = 0xFFFFFFFF
+    slots = [vault.slot(slot_id=1 + i, memory=most, passes=most, lanes=most, derive=False) for i in range(8)]
+    vault.finish(header=vault.header(slots))
 
 
 @case("3.2", verify=1)
@@ -1003,6 +1177,27 @@ def root_end_beyond_the_file(vault):
 
 
 @case("5.1")
+def root_end_of_all_ones(vault):
+    """At most 2^62."""
+    vault.commit()
+    vault.finish(root=vault.root(end=(1 << 64) - 1))
+
+
+@case("5.1")
+def root_offset_overflows(vault):
+    """Offset and length are more than 2^64."""
+    vault.commit()
+    vault.finish(root=vault.root(patches={40: struct.pack("<Q", (1 << 64) - 64)}))
+
+
+@case("5.1")
+def root_number_too_large(vault):
+    """A record's number is below 2^32."""
+    vault.commit()
+    vault.finish(root=vault.root(patches={56: struct.pack("<Q", 1 << 32)}))
+
+
+@case("5.1")
 def root_end_before_its_commit_record(vault):
     """The state refers to its commit record, at least."""
     vault.commit()
@@ -1107,6 +1302,12 @@ def record_of_another_number(vault):
 
 
 @with_bad_leaf("6.3")
+def record_number_too_large(vault):
+    """2^32, and referred to as that: beyond what one key may seal."""
+    return {"number": 1 << 32}
+
+
+@with_bad_leaf("6.3")
 def record_of_another_segment(vault):
     """Another segment id."""
     return {"patches": {8: bytes(16)}}
@@ -1142,6 +1343,32 @@ def record_shorter_than_its_reference(vault):
     vault.commit()
     block = vault.record(LEAF, leaf([put(b"a")]))
     one_tree(vault, (), leaves=[put(b"a")], top=block._replace(length=block.length + 1))
+
+
+@case("6.3")
+def block_in_the_preamble(vault):
+    """A leaf at offset 0: what is there is a header."""
+    vault.commit()
+    one_tree(vault, (), leaves=[put(b"a")], top=Reference(0, 0, 200))
+
+
+@case("6.3", list=0)
+def place_of_anothers_record(vault):
+    """Two records at one place: one of them is another's."""
+    vault.commit()
+    first, second = vault.data(HELLO), vault.data(b"other bytes..")
+    vault.places[1][1]["offset"] = vault.places[0][1]["offset"]
+    return one_tree(vault, [put(b"a", size=13, extents=[data_extent(0, first, 1, 13, 0, 13)]),
+                            put(b"b", size=13, extents=[data_extent(0, second, 1, 13, 0, 13)])])
+
+
+@case("6.3", list=0)
+def places_that_overlap(vault):
+    """A record that begins 64 bytes into another: what is there is no record's beginning."""
+    vault.commit()
+    first, second = vault.data(HELLO * 20), vault.data(HELLO)
+    vault.places[1][1]["offset"] = vault.places[0][1]["offset"] + 64
+    return one_tree(vault, [put(b"b", size=13, extents=[data_extent(0, second, 1, 13, 0, 13)])])
 
 
 @case("6.3", list=0)
@@ -1294,6 +1521,12 @@ def suffix_too_long(vault):
 
 
 @with_leaf("7.2")
+def extent_count_too_large(vault):
+    """2^61 extents in a few bytes."""
+    return leaf([put(b"a", size_bytes=b"\0" + b"\0" + b"\0" + varint(1 << 61))])
+
+
+@with_leaf("7.2")
 def number_too_large_for_its_type(vault):
     """A mode of 2^16."""
     return [put(b"a", mode=1 << 16)]
@@ -1412,6 +1645,12 @@ def path_with_nul(vault):
 def path_with_a_component_of_256(vault):
     """255 bytes is what file systems have."""
     return [put(b"x" * 256)]
+
+
+@with_leaf("7.3")
+def path_too_long(vault):
+    """65,537 bytes, none of its components too long, and not too many of them."""
+    return [put(b"/".join([b"x" * 255] * 256) + b"/y")]
 
 
 @with_leaf("7.3")
@@ -1656,6 +1895,18 @@ def leaves_out_of_order(vault):
 
 
 @case("7.6")
+def path_twice_in_two_leaves(vault):
+    """The last path of one leaf is the second of the next."""
+    two_leaves(vault, [put(b"a"), put(b"c")], [put(b"b"), put(b"c")])
+
+
+@case("9")
+def put_below_a_symlink_in_another_leaf(vault):
+    """As in one leaf: `a/b` would be written through the symlink `a`."""
+    two_leaves(vault, [put(b"a", SYMLINK, target=b"/tmp")], [put(b"a/b")])
+
+
+@case("7.6")
 def node_refers_to_a_leaf_twice(vault):
     """Paths do not ascend then."""
     vault.commit()
@@ -1851,6 +2102,15 @@ def segment_with_a_wrapped_key(vault):
     """Keys that version 1 does not know, in the head of a tree."""
     vault.commit()
     one_tree(vault, [hello(vault)], wrapped=bytes(40))
+
+
+@case("7.8")
+def tree_head_count_too_large(vault):
+    """2^58 segments in a few bytes."""
+    vault.commit()
+    head = vault.record(HEAD, varint(0) + varint(1 << 58) + bytes(40))
+    vault.commit(deltas=[tree_reference(head, 2)], snapshot=1)
+    vault.finish()
 
 
 @case("7.8")
@@ -2074,6 +2334,38 @@ def previous_not_before(vault):
 
 
 @case("8.1", list=0, extract=0)
+def previous_is_itself(vault):
+    """A commit that names its own place as that of the one before. Its digest cannot be its own."""
+    vault.commit()
+    number, at = vault.segments[0].next[False], -(-vault.end // 64) * 64
+    length = 211
+    vault.commits[-1] = (Reference(number, at, length), 1)
+    # Made as long as it says that it is.
+    vault.commit(generation=2, snapshot=1)
+    assert vault.commits[-1][0] == Reference(number, at, length), vault.commits[-1][0]
+    vault.finish()
+    return []
+
+
+@case("8.1", list=0, extract=0)
+def previous_beyond_the_file(vault):
+    """The commit before is at 2^61."""
+    vault.commit()
+    vault.commits[-1] = (vault.commits[-1][0]._replace(offset=1 << 61), 1)
+    vault.commit(generation=2, snapshot=1)
+    vault.finish()
+    return []
+
+
+@case("8.1")
+def commit_count_too_large(vault):
+    """2^60 tags in a few bytes."""
+    vault.commit()
+    vault.commit(snapshot=1, tags=varint(1 << 60))
+    vault.finish()
+
+
+@case("8.1", list=0, extract=0)
 def previous_of_another_digest(vault):
     """The chain is broken behind the newest commit: found by who goes along it."""
     vault.commit()
@@ -2106,6 +2398,16 @@ def too_many_deltas(vault):
 
 # Writing and reading them.
 
+# What a terminal acts on although JSON lets it stand, which `list --json` escapes: DEL and C1 controls, what changes the
+# direction of writing, and the two line ends of Unicode.
+ESCAPED = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def json_line(listed):
+    """An entry as `list --json` shows it."""
+    text = json.dumps(listed, ensure_ascii=False, separators=(",", ":"))
+    return ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
 
 def text_of(case_):
     """A vector as it stands in its file."""
@@ -2115,7 +2417,7 @@ def text_of(case_):
              f"password: {PASSWORD.decode()}", f"verify: {case_.verify}", f"list: {case_.list}",
              f"extract: {case_.extract}"]
     if case_.list == 0:
-        lines += ["listing: " + json.dumps(item.listed, ensure_ascii=False, separators=(",", ":")) for item in listed]
+        lines += ["listing: " + json_line(item.listed) for item in listed]
     if case_.extract == 0:
         lines += [f"content: {hashlib.sha256(vault.content.get(item.path, b'')).hexdigest()} {item.path.decode()}"
                   for item in listed if item.listed["type"] == "file" and "path_bytes" not in item.listed]
