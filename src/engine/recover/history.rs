@@ -27,6 +27,9 @@ const READS_IN_VAIN: u64 = 4;
 const UNOPENED_SHOWN: usize = 16;
 /// Reading so much in vain is no matter in any vault.
 const ALWAYS_IN_VAIN: u64 = 1 << 30;
+/// Trees that the rebuilt commits may list, all together. A commit of this program lists some dozens; a hostile one of a few
+/// KiB can list 4,095 under as many generations, of which each would be rebuilt with all before it.
+const MAX_REBUILT_TREES: usize = 1 << 16;
 
 /// The commits and heads of trees that open.
 #[derive(Default)]
@@ -300,7 +303,8 @@ impl History {
         others.retain(|&at| run_of(&found.commits[at].commit).is_none_or(|made| runs.insert(made)));
         let mut others: Vec<Kept> = others.into_iter().map(|at| kept(&found.commits[at], Origin::OtherHead)).collect();
         if !self.is_sound {
-            others.extend(self.rebuilt(found, command_line));
+            let rebuilt = self.rebuilt(found, command_line);
+            others.extend(rebuilt);
             others.sort_by_key(|other| other.generation);
         }
         others.extend(self.lost_runs(found, command_line));
@@ -339,7 +343,7 @@ impl History {
 
     /// Commits whose record is lost while a later one lists the trees that they had: up to the generation of a commit, those
     /// are its state.
-    fn rebuilt(&self, found: &Found, command_line: &[String]) -> Vec<Kept> {
+    fn rebuilt(&mut self, found: &Found, command_line: &[String]) -> Vec<Kept> {
         let listed = |commit: &Commit, tree: &TreeRef| commit.deltas.iter().any(|other| other.head == tree.head);
         let mut of_generation: HashMap<u64, Vec<&Commit>> = HashMap::new();
         let mut states = HashSet::new();
@@ -348,18 +352,29 @@ impl History {
             states.insert(commit.full.iter().chain(&commit.deltas).map(|tree| tree.head.offset).collect::<Vec<u64>>());
         }
         let mut rebuilt: BTreeMap<(u64, u64), Kept> = BTreeMap::new();
+        let mut room = MAX_REBUILT_TREES;
         // What deltas say first: a full index may be of the same state.
-        for (is_full, later) in
+        'commits: for (is_full, later) in
             [false, true].into_iter().flat_map(|full| found.commits.iter().map(move |at| (full, at)))
         {
             let trees = &kept(later, Origin::Rebuilt).trees;
-            for (at, last) in trees.iter().enumerate().filter(|(_, tree)| tree.is_full == is_full) {
+            // The latest first: where there is no room for all, those are kept.
+            for (at, last) in trees.iter().enumerate().rev().filter(|(_, tree)| tree.is_full == is_full) {
                 let generation = last.tree.generation;
                 // Two deltas of one generation are of one commit.
                 let is_half = trees.get(at + 1).is_some_and(|next| next.tree.generation == generation);
                 if is_half || generation >= later.commit.generation {
                     continue;
                 }
+                let key = (generation, last.tree.head.offset);
+                if rebuilt.contains_key(&key) {
+                    continue;
+                }
+                let Some(rest) = room.checked_sub(at + 1) else {
+                    self.lost
+                        .push("earlier commits: there are too many to rebuild from what later ones list".to_owned());
+                    break 'commits;
+                };
                 let mut of_this = of_generation.get(&generation).into_iter().flatten();
                 if of_this.any(|commit| is_full || listed(commit, &last.tree))
                     || is_full && rebuilt.range((generation, 0)..=(generation, u64::MAX)).next().is_some()
@@ -367,11 +382,12 @@ impl History {
                 {
                     continue;
                 }
+                room = rest;
                 let snapshot = SnapshotRecord {
                     number: found.number_at(&later.commit, generation),
                     ..about_this_run(command_line, &[])
                 };
-                rebuilt.entry((generation, last.tree.head.offset)).or_insert_with(|| Kept {
+                let rebuilt_commit = Kept {
                     origin: Origin::Rebuilt,
                     place: None,
                     generation,
@@ -380,7 +396,8 @@ impl History {
                     trees: trees[..=at].to_vec(),
                     heads: Vec::new(),
                     is_other: true,
-                });
+                };
+                rebuilt.insert(key, rebuilt_commit);
             }
         }
         rebuilt.into_values().collect()
