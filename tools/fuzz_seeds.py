@@ -104,6 +104,8 @@ def open_vault_seeds():
     dice = random.Random(4)
     for number in range(count):
         base = struct.pack("<HB", number, READ_ALL)
+        for recover in (64, 64 | 128):
+            yield f"{number:03}-recover-{recover}", struct.pack("<HB", number, recover)
         yield f"{number:03}", base
         # Kind, structure, place, bytes that go, bytes that come (fuzz/fuzz_targets/open_vault.rs).
         for kind in range(4):

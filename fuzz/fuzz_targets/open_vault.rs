@@ -25,13 +25,15 @@ use std::sync::{LazyLock, OnceLock};
 use arbitrary::Unstructured;
 use flint_pipe::internals::{Edit, Forge, Part, key_derivation_cost};
 use flint_pipe::{
-    AddOptions, EntryType, ErrorKind, ExtractOptions, ListEntry, ListOptions, PipelineConfig, RemoveOptions, Vault,
-    VaultDir as _, VerifyOptions, Workers,
+    AddOptions, EntryType, ErrorKind, ExtractOptions, ListEntry, ListOptions, Password, PipelineConfig, RecoverOptions,
+    RemoveOptions, Vault, VaultDir as _, VerifyOptions, Workers,
 };
 use libfuzzer_sys::{Corpus, fuzz_target};
 
 use crate::vaults::{Seed, disk_with};
 
+/// Of every vector that opens.
+const PASSWORD: &str = "correct horse";
 /// Deriving a key may cost this much, in KiB times passes: what costs more is checked by vectors.
 const MAX_COST: u64 = 64 << 10;
 /// Entries of a list that are looked at.
@@ -196,6 +198,29 @@ fn write(vault: &Vault) {
     }
 }
 
+/// Recovers what is left: into another vault, which is whole then, or in place.
+fn recover(vault: &Vault, in_place: bool) {
+    let place = place::directory();
+    let output = place.path().join("saved.flint");
+    let mut options = RecoverOptions::default();
+    options.pipeline = pipeline();
+    options.in_place = in_place;
+    options.output = (!in_place).then(|| output.clone());
+    let Ok(report) = vault.recover(&options, &()) else { return };
+    if in_place {
+        let _ = vault.snapshots();
+        verify(vault, false);
+    } else if output.exists() {
+        let saved =
+            Vault::open(&output, &Password::new(PASSWORD)).expect("what was saved opens with the same password");
+        let mut options = VerifyOptions::default();
+        options.pipeline = pipeline();
+        let verified =
+            saved.verify(&options, &()).unwrap_or_else(|failed| panic!("what was saved: {:?}", failed.error));
+        assert!(verified.is_complete(), "what was saved: {:?}, of {:?}", verified.errors, report.recovery);
+    }
+}
+
 /// What is done to the bytes: `true` if only somebody with the password could.
 fn change(known: &Known, input: &mut Unstructured<'_>) -> arbitrary::Result<(Vec<u8>, bool)> {
     let (mut edits, mut raw) = (Vec::new(), Vec::new());
@@ -282,6 +307,9 @@ fn run(input: &[u8]) -> arbitrary::Result<Corpus> {
     }
     if uses & 4 != 0 {
         extract(&vault, &listed);
+    }
+    if uses & 64 != 0 {
+        recover(&vault, uses & 128 != 0);
     }
     if uses & 8 != 0 {
         write(&vault);

@@ -106,8 +106,7 @@ fn cost_of_all_slots(header: &UnverifiedHeader) -> u64 {
 #[must_use]
 pub fn key_derivation_cost(storage: &dyn Storage) -> Option<u64> {
     let copies = crate::engine::state::read_headers(storage, Path::new("vault")).ok()?;
-    let cost = |header: &UnverifiedHeader| password_slots(header.slots()).map(|slot| slot.params().cost()).sum::<u64>();
-    copies.iter().filter_map(|(_, copy)| copy.as_ref().ok().map(cost)).max()
+    copies.iter().filter_map(|(_, copy)| copy.as_ref().ok().map(cost_of_all_slots)).max()
 }
 
 /// A segment's records, sealed and opened with keys of their own.
