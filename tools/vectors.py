@@ -2357,6 +2357,17 @@ def previous_beyond_the_file(vault):
     return []
 
 
+@case("8.1", list=0, extract=0)
+def deltas_at_the_limit_behind_a_gap(vault):
+    """4,095 deltas, and the commit before is damaged: who recovers could rebuild 4,094 commits of as many trees each."""
+    vault.commit(options={"after": flipped})
+    vault.tree([put(b"a")], generation=1)
+    deltas = [tree_reference(vault.last_head, 1 + i) for i in range(4095)]
+    vault.commit(deltas=deltas, generation=5000, snapshot=1)
+    vault.finish()
+    return [put(b"a")]
+
+
 @case("8.1")
 def commit_count_too_large(vault):
     """2^60 tags in a few bytes."""
