@@ -12,27 +12,30 @@ use flint_pipe::{
 use crate::support::disk::{Dice, Disk};
 use crate::support::tree::{Tree, look, noise, text};
 use crate::support::{
-    Contents, add, add_with, assert_sound, cheap, contents, entries, names, password, vault_in, verify, within, workers,
+    Contents, add, add_with, assert_sound, cheap, contents, entries, names, password, step, vault_in, verify, within,
+    workers,
 };
 
 const HEADER_A: usize = 0;
 const HEADER_B: usize = 32 << 10;
-const ROOT_A: usize = 48 << 10;
-const ROOT_B: usize = 56 << 10;
+pub(crate) const ROOT_A: usize = 48 << 10;
+pub(crate) const ROOT_B: usize = 56 << 10;
 const HEADER_LEN: usize = 16 << 10;
-const ROOT_LEN: usize = 512;
-const EXTENTS: usize = 64 << 10;
+pub(crate) const ROOT_LEN: usize = 512;
+pub(crate) const EXTENTS: usize = 64 << 10;
 /// What a header with one password slot uses of its room.
 const HEADER_USED: usize = 64 + 256;
 
 /// A small vault of two snapshots.
-struct Victim {
-    disk: Disk,
-    vault: Vault,
-    bytes: Vec<u8>,
+pub(crate) struct Victim {
+    pub(crate) disk: Disk,
+    pub(crate) vault: Vault,
+    pub(crate) bytes: Vec<u8>,
     names: Vec<String>,
-    newest: Contents,
-    first: Contents,
+    pub(crate) newest: Contents,
+    pub(crate) first: Contents,
+    /// The file when it had the first snapshot alone.
+    pub(crate) older: Vec<u8>,
     /// Bytes behind the preamble that nothing refers to.
     unreferenced: u64,
 }
@@ -45,7 +48,7 @@ fn small() -> AddOptions {
 }
 
 impl Victim {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let disk = Disk::new();
         let vault = vault_in(disk.dir());
         let tree = Tree::new();
@@ -55,6 +58,7 @@ impl Victim {
         tree.symlink("d/link", "text");
         add_with(&vault, tree.root(), &["d"], small()).unwrap();
         let first = contents(&vault, None).unwrap();
+        let older = disk.bytes().unwrap();
         tree.file("d/text", text(3, 900));
         tree.file("e/more", noise(4, 300));
         add_with(&vault, tree.root(), &["d/text", "e"], small()).unwrap();
@@ -64,18 +68,19 @@ impl Victim {
             names: names(&vault, None),
             newest: contents(&vault, None).unwrap(),
             first,
+            older,
             unreferenced: report.unreferenced_bytes.unwrap(),
             vault,
             disk,
         }
     }
 
-    fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.disk.set_bytes(&self.bytes);
     }
 
     /// Uses the damaged vault in every way that reads, and checks each answer. Says whether `verify` noticed.
-    fn use_it(&self, vault: &Vault, what: &str) -> bool {
+    pub(crate) fn use_it(&self, vault: &Vault, what: &str) -> bool {
         match entries(vault, None) {
             Ok(listed) => {
                 let listed: Vec<_> = listed.iter().map(|entry| entry.path.to_str().expect("these are UTF-8")).collect();
@@ -145,7 +150,7 @@ fn in_lost_range(errors: &[EntryError], name: &Path) -> bool {
     })
 }
 
-fn assert_damage(error: &Error, what: &str) {
+pub(crate) fn assert_damage(error: &Error, what: &str) {
     let kind = error.kind();
     assert!(matches!(kind, ErrorKind::Integrity | ErrorKind::Unsupported), "{what}: {error:?}");
 }
@@ -177,9 +182,9 @@ fn a_flip_anywhere_never_yields_a_wrong_byte() {
     within(170, || {
         let victim = Victim::new();
         let mut dice = Dice(8);
-        let mut places: Vec<usize> = (EXTENTS..victim.bytes.len()).step_by(7).collect();
+        let mut places: Vec<usize> = (EXTENTS..victim.bytes.len()).step_by(step(7)).collect();
         for root in [ROOT_A, ROOT_B] {
-            places.extend((root..root + ROOT_LEN).step_by(5));
+            places.extend((root..root + ROOT_LEN).step_by(step(5)));
         }
         for at in places {
             victim.disk.flip(at, 1 << dice.below(8));
@@ -213,7 +218,7 @@ fn a_flip_in_one_root_is_noticed_and_the_other_opens_the_vault() {
     });
 }
 
-fn reopen(disk: &Disk) -> flint_pipe::Result<Vault> {
+pub(crate) fn reopen(disk: &Disk) -> flint_pipe::Result<Vault> {
     Vault::open_in("memory.flint", disk.dir(), &password(), None)
 }
 
@@ -226,7 +231,7 @@ fn a_flip_in_one_header_is_noticed_and_the_other_opens_the_vault() {
             let end = header + HEADER_LEN;
             (header..header + HEADER_USED).step_by(step).chain((end - 36..end).step_by(step))
         };
-        let places: Vec<usize> = used(HEADER_A, 3).chain(used(HEADER_B, 7)).collect();
+        let places: Vec<usize> = used(HEADER_A, step(3)).chain(used(HEADER_B, step(7))).collect();
         for at in places {
             victim.disk.flip(at, 1 << dice.below(8));
             let vault = reopen(&victim.disk).unwrap_or_else(|error| panic!("byte {at}: {error:?}"));
@@ -298,7 +303,7 @@ fn a_vault_cut_at_any_length_is_called_damaged() {
     within(170, || {
         let victim = Victim::new();
         let end = victim.bytes.len();
-        let mut lengths: Vec<usize> = (EXTENTS..end).step_by(61).collect();
+        let mut lengths: Vec<usize> = (EXTENTS..end).step_by(step(61)).collect();
         lengths.extend([EXTENTS - 1, ROOT_B + 1, ROOT_B, ROOT_A + 1, ROOT_A, end - 1]);
         for len in lengths {
             victim.disk.set_bytes(&victim.bytes[..len]);
@@ -354,7 +359,7 @@ fn reopen_as_is(victim: &Victim) -> Vault {
 }
 
 /// Where records begin: at multiples of 64, with their magic number.
-fn records(bytes: &[u8]) -> Vec<(usize, usize)> {
+pub(crate) fn records(bytes: &[u8]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     for at in (EXTENTS..bytes.len()).step_by(64) {
         if bytes[at..].starts_with(b"FLRC") && at + 64 <= bytes.len() {

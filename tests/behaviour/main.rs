@@ -16,6 +16,8 @@ mod crash_recovery;
 mod damage;
 mod determinism;
 mod disk_faults;
+mod every_byte;
+mod extraction_race;
 mod extraction_safety;
 mod interleaved;
 mod left_out;

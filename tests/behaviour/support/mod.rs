@@ -72,6 +72,12 @@ pub(crate) fn within<T: Send + 'static>(limit_secs: u64, work: impl FnOnce() -> 
     }
 }
 
+/// Every so manieth of many cases; each of them where `FLINT_TEST_SCALE` asks for longer tests.
+pub(crate) fn step(usual: usize) -> usize {
+    let scale = std::env::var("FLINT_TEST_SCALE").ok().and_then(|scale| scale.parse::<u64>().ok());
+    if scale.unwrap_or(1) > 1 { 1 } else { usual }
+}
+
 /// Runs the test `name` (as `module::test`) again in a process of its own, so that what it measures of the process is its
 /// own doing. True in that process, where the test goes on; false in the first, where all is done then.
 pub(crate) fn in_a_process_of_its_own(name: &str) -> bool {
