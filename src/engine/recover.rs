@@ -144,15 +144,18 @@ impl Vault {
         Ok(())
     }
 
-    /// The newest copy of the header that verifies. It may be another one than when the vault was opened.
+    /// The header that the password has opened, if a copy of it still stands: another that verifies may not open with it.
+    /// Else the newest copy that verifies, for the password may have been changed since.
     fn newest_header(&self, storage: &dyn Storage) -> Result<Header> {
         let mut newest: Option<(u64, Header)> = None;
         for (_, copy) in read_headers(storage, &self.path)? {
             let Ok(copy) = copy else { continue };
             let sequence = copy.sequence();
-            if let Ok(header) = copy.verify(&self.keys.header)
-                && newest.as_ref().is_none_or(|(known, _)| *known < sequence)
-            {
+            let Ok(header) = copy.verify(&self.keys.header) else { continue };
+            if header == self.header {
+                return Ok(header);
+            }
+            if newest.as_ref().is_none_or(|(known, _)| *known < sequence) {
                 newest = Some((sequence, header));
             }
         }

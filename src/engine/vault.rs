@@ -35,7 +35,7 @@ pub struct Vault {
     pub(crate) path: Arc<Path>,
     pub(crate) dir: Arc<dyn VaultDir>,
     pub(crate) keys: Arc<VaultKeys>,
-    header: Header,
+    pub(crate) header: Header,
     /// What to make the vault with, if it may be made.
     making: Option<Making>,
     /// Nobody had committed to the vault when it was opened, and this value has not yet: who made it may take it away.

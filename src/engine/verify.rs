@@ -26,7 +26,7 @@ use crate::engine::vault::Vault;
 use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::commit::Commit;
 use crate::format::entry::EntryType;
-use crate::format::header::{EXTENTS_AT, RESERVED_RANGES};
+use crate::format::header::{EXTENTS_AT, RESERVED_RANGES, UnverifiedHeader};
 use crate::format::index::{Item, RecordPlace, SegmentSalt};
 use crate::format::record::{RecordId, RecordKind, SEGMENT_HEADER_LEN, Salt, SegmentHeader};
 use crate::format::tree::{Tree, TreeCursor};
@@ -119,11 +119,21 @@ impl Vault {
 
     /// Headers, roots and the reserved bytes between them.
     fn verify_fixed(&self, run: &Run<'_>, state: &State, damage: &dyn Fn(String)) -> Result<()> {
+        let mut good = Vec::new();
         for (at, copy) in read_headers(&*state.storage, &self.path)? {
-            let verified = copy.and_then(|header| header.verify(&self.keys.header));
-            if let Err(why) = verified {
-                damage(format!("the copy of the header at byte {at} is bad: {why}"));
+            let sequence = copy.as_ref().map_or(0, UnverifiedHeader::sequence);
+            match copy.and_then(|header| header.verify(&self.keys.header)) {
+                Ok(header) => good.push((at, sequence, header)),
+                Err(why) => damage(format!("the copy of the header at byte {at} is bad: {why}")),
             }
+        }
+        // Two that differ are a change that was cut short, and then of two sequences.
+        if let [(_, one, first), (_, other, second)] = &good[..]
+            && one == other
+            && first != second
+        {
+            let at = good.iter().find(|(_, _, header)| *header != self.header).map_or(0, |(at, ..)| *at);
+            damage(format!("the copy of the header at byte {at} is bad: it is another one of the same sequence"));
         }
         for (at, root) in read_roots(&*state.storage, &self.path, &self.keys, false)? {
             if let Err(why) = root {
