@@ -118,6 +118,12 @@ pub enum Malformation {
         /// Which structure.
         structure: &'static str,
     },
+    /// A part of it is: which, was reported already, or says `verify`.
+    #[error("{structure}: a part of it is damaged; `verify` says which")]
+    Part {
+        /// Which structure.
+        structure: &'static str,
+    },
     /// It was made by a later version, or needs a feature unknown here.
     #[error("{structure}: format version {version} is not supported")]
     Version {

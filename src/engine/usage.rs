@@ -7,7 +7,7 @@ use crate::engine::config::PipelineConfig;
 use crate::engine::run::Run;
 use crate::engine::vault::Vault;
 use crate::engine::verify::{Checked, Records, Walk, check_tree, needed};
-use crate::error::{Error, FileOp, Result};
+use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::header::EXTENTS_AT;
 use crate::format::record::SEGMENT_HEADER_LEN;
 
@@ -39,10 +39,8 @@ impl Vault {
         let newest_data = len(&needed(run, &state, &state.commit)?);
         // What was damaged on the way has been put down as such; a count that leaves it out would be wrong.
         if run.error_count() > 0 {
-            return Err(Error::Refused {
-                what: "its index is damaged; `verify` says where",
-                path: self.path.to_path_buf(),
-            });
+            let at = state.root.commit().offset.0;
+            return Err(Error::malformed(&*self.path, at, Malformation::Part { structure: "index" }));
         }
         let blocks: BTreeMap<u64, u32> = state.reader.visited().into_iter().collect();
         let index = blocks.values().map(|len| u64::from(*len)).sum();
