@@ -290,6 +290,7 @@ const VECTORS: &[(Outcome, &[&str])] = &[
             "header_a_forged",
             "header_a_of_unknown_version",
             "header_a_torn",
+            "header_a_with_a_slot_that_does_not_open",
             "previous_beyond_the_file",
             "previous_is_itself",
             "previous_of_another_digest",

@@ -1107,6 +1107,16 @@ def header_a_forged(vault):
     return items
 
 
+@case("4.1", list=0, extract=0)
+def header_a_with_a_slot_that_does_not_open(vault):
+    """Its MAC verifies, and a slot is committed to the password and holds nothing; the other copy opens the vault."""
+    vault.commit()
+    items = ordinary(vault)
+    slot = vault.slot()
+    vault.finish(header=vault.header([flipped(slot, 170)]), header_b=vault.header([slot]))
+    return items
+
+
 @case("2.3", list=0, extract=0)
 def header_a_of_unknown_version(vault):
     """One copy is a later version's, the other one is good: as good as one that is torn."""
