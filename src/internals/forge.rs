@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use zstd::bulk::Decompressor;
+use zstd::zstd_safe::DCtx;
 
 use crate::crypto::derive::segment_keys;
 use crate::engine::state::VaultKeys;
@@ -153,7 +153,7 @@ impl Forge {
             Codec::Store => Some(packed.clone()),
             Codec::Zstd => {
                 let mut plain = vec![0; position(header.plain_len.into())];
-                let mut decompressor = Decompressor::new().ok()?;
+                let mut decompressor = DCtx::try_create()?;
                 unpack(&mut decompressor, &packed, &mut plain).ok().map(|()| plain)
             }
         };

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use zstd::bulk::Decompressor;
+use zstd::zstd_safe::DCtx;
 
 use crate::crypto::derive::{SegmentKeys, segment_keys};
 use crate::crypto::key::{MasterKey, Password};
@@ -194,7 +194,7 @@ impl Records {
 /// Unpacks a zstd frame that nobody vouches for, into as many bytes as it is said to have.
 pub fn unpack(packed: &[u8], plain_len: u32) {
     let mut plain = vec![0; usize::try_from(plain_len.min(MAX_PLAIN_LEN)).unwrap_or_default()];
-    if let Ok(mut decompressor) = Decompressor::new() {
+    if let Some(mut decompressor) = DCtx::try_create() {
         let _ = crate::format::record::unpack(&mut decompressor, packed, &mut plain);
     }
 }
