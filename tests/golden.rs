@@ -442,7 +442,7 @@ fn for_every_vector(check: impl Fn(&str, &Vector, Outcome) -> Result<(), String>
         while let Some(&(expected, name)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
             let text = fs::read_to_string(tests_dir("vectors").join(name)).expect("it is there");
             if let Err(why) = check(name, &Vector::parse(&text), expected) {
-                wrong.lock().unwrap().push(format!("{name}: {why}"));
+                wrong.lock().expect("no check panics").push(format!("{name}: {why}"));
             }
         }
     };
@@ -451,7 +451,7 @@ fn for_every_vector(check: impl Fn(&str, &Vector, Outcome) -> Result<(), String>
             scope.spawn(work);
         }
     });
-    let wrong = wrong.into_inner().unwrap();
+    let wrong = wrong.into_inner().expect("no check panics");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

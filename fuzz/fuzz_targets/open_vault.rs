@@ -7,8 +7,10 @@
 #![no_main]
 #![allow(dead_code, reason = "what is shared with the tests is more than what is needed here")]
 
-#[path = "../../tests/behaviour/support/disk.rs"]
-mod disk;
+#[path = "../../tests/behaviour/support"]
+mod support {
+    pub(crate) mod disk;
+}
 #[path = "../support/place.rs"]
 mod place;
 #[path = "../support/vaults.rs"]

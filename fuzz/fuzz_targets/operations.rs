@@ -4,8 +4,10 @@
 #![no_main]
 #![allow(dead_code, reason = "what is shared with the tests is more than what is needed here")]
 
-#[path = "../../tests/behaviour/support/disk.rs"]
-mod disk;
+#[path = "../../tests/behaviour/support"]
+mod support {
+    pub(crate) mod disk;
+}
 #[path = "../support/place.rs"]
 mod place;
 
@@ -20,7 +22,8 @@ use flint_pipe::{
 };
 use libfuzzer_sys::{Corpus, fuzz_target};
 
-use crate::disk::{Disk, Effect, Fault, Left, Op};
+use crate::support::disk::media::Left;
+use crate::support::disk::{Disk, Effect, Fault, Op};
 
 /// What a snapshot holds: content of files, nothing for directories.
 type Contents = BTreeMap<PathBuf, Option<Vec<u8>>>;
@@ -327,7 +330,8 @@ fn fault(input: &mut Unstructured<'_>) -> arbitrary::Result<Fault> {
         1 => Effect::Errno(libc::ENOSPC),
         2 => Effect::Errno(libc::EINTR),
         3 => Effect::Short,
-        _ => Effect::PowerCut,
+        // Nothing changes any more: as far as the program can see, the power is cut.
+        _ => return Ok(Fault::forever(|_| true, nth, Effect::Errno(libc::EIO))),
     };
     // What is interrupted for ever is tried for ever: no system is like that.
     let forever = !matches!(effect, Effect::Errno(libc::EINTR)) && input.arbitrary()?;
@@ -338,10 +342,7 @@ fn left(input: &mut Unstructured<'_>) -> arbitrary::Result<Left> {
     Ok(match input.arbitrary::<u8>()? % 4 {
         0 => Left::Nothing,
         1 => Left::Everything,
-        _ => Left::Some {
-            seed: u64::from(input.arbitrary::<u16>()?),
-            piece: if input.arbitrary()? { 512 } else { 4096 },
-        },
+        _ => Left::Some { seed: u64::from(input.arbitrary::<u16>()?) },
     })
 }
 
@@ -418,7 +419,7 @@ fn run(input: &[u8]) -> arbitrary::Result<()> {
 
 /// The power comes back if it was cut; or the faults end, and the process goes on.
 fn end_of_faults(world: &mut World, input: &mut Unstructured<'_>) -> arbitrary::Result<()> {
-    if input.arbitrary()? || world.disk.is_off() {
+    if input.arbitrary()? {
         world.disk.power_cycle(left(input)?);
     }
     world.check(false);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flint_pipe::{Password, Vault};
 
-use crate::disk::Disk;
+use crate::support::disk::Disk;
 use crate::vector::Vector;
 
 /// A vault to begin with.

@@ -1,6 +1,6 @@
 //! Another process swaps directories of the destination for symlinks while it is restored to: is anything outside changed?
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -25,7 +25,7 @@ fn swaps_directories_when_it_is_told_to() {
     // By descriptors of the parents: the way to a name must not lead through a symlink that this process put there.
     let parents: Vec<_> = SWAPPED.iter().map(|name| open(place.join("out").join(name).parent().unwrap())).collect();
     let parent = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
-    println!("ready");
+    std::io::stdout().write_all(b"ready\n").unwrap();
     while !parent.is_finished() {
         for (number, (name, parent)) in SWAPPED.iter().zip(&parents).enumerate() {
             let leaf = Path::new(name).file_name().unwrap();

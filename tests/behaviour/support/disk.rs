@@ -262,12 +262,6 @@ impl Disk {
         state.fired
     }
 
-    /// Whether the power was cut and has not come back.
-    #[cfg_attr(test, expect(dead_code, reason = "asked by the fuzz targets, which share this file"))]
-    pub(crate) fn is_off(&self) -> bool {
-        self.state().is_off
-    }
-
     /// The calls since faults were last set.
     pub(crate) fn calls(&self) -> Vec<Op> {
         self.state().calls.clone()
