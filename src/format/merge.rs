@@ -22,6 +22,8 @@ pub(crate) struct Merge {
     pending: Option<(usize, Box<Entry>)>,
     /// What is lost of which tree, as far as it can matter to what is still to come.
     lost: Vec<(usize, Lost)>,
+    /// Of each tree, the first put since the last range that is lost of it: what is above that was put as no file.
+    first_put: Vec<Option<EntryPath>>,
     /// What was told of it.
     told: HashSet<(usize, Lost)>,
     /// What [`Merge::take_lost`] answers next.
@@ -54,7 +56,8 @@ impl Merge {
 
     fn with(trees: Vec<Arc<Tree>>, cursors: Vec<TreeCursor>, vault: Arc<std::path::Path>) -> Self {
         let (kills, lost, told, untold) = (Vec::new(), Vec::new(), HashSet::new(), Untold::default());
-        Self { trees, cursors, kills, pending: None, lost, told, untold, vault }
+        let first_put = vec![None; trees.len()];
+        Self { trees, cursors, kills, pending: None, lost, first_put, told, untold, vault }
     }
 
     /// What was left out since this was asked last.
@@ -74,10 +77,25 @@ impl Merge {
                     self.untold.losses.push(loss);
                 }
                 let is_new = !self.lost.contains(&known);
+                if is_new {
+                    self.first_put[position] = None;
+                }
                 // A run of lost blocks is one range: what every entry is held against stays short.
                 if is_new && !self.lost.last_mut().is_some_and(|last| last.0 == position && last.1.extend(&known.1)) {
                     self.lost.push(known);
                 }
+            }
+        }
+    }
+
+    /// Takes note of puts that come behind what is lost. One that goes by unseen makes more doubtful, and nothing wrong.
+    fn look_for_puts(&mut self) {
+        if self.lost.is_empty() {
+            return;
+        }
+        for (put, cursor) in self.first_put.iter_mut().zip(&self.cursors) {
+            if put.is_none() && cursor.is_at_put() {
+                *put = cursor.peek().cloned();
             }
         }
     }
@@ -90,7 +108,10 @@ impl Merge {
                 let is_within = *from <= entry.path && to.as_ref().is_none_or(|to| entry.path < *to);
                 // A put of that tree takes away what is above it and no directory.
                 let is_above = entry.entry_type != EntryType::Directory && from.is_below(&entry.path);
-                *tree > position && (is_within || is_above)
+                let first_put = self.first_put[*tree].as_ref();
+                let is_below = lost_above(&entry.path, from, to.as_ref())
+                    .any(|above| first_put.is_none_or(|put| !put.is_below(&above)));
+                *tree > position && (is_within || is_above || is_below)
             }
         })
     }
@@ -120,8 +141,14 @@ impl Merge {
         loop {
             let found = self.next_known()?;
             self.take_in_losses();
+            self.look_for_puts();
             let Some((position, entry)) = found else { return Ok(None) };
-            self.lost.retain(|(_, lost)| lost.reaches(&entry.path));
+            self.lost.retain(|(_, lost)| match lost {
+                Lost::Range { from, to } => {
+                    lost.reaches(&entry.path) || lost_above(&entry.path, from, to.as_ref()).next().is_some()
+                }
+                Lost::Put(_) => lost.reaches(&entry.path),
+            });
             if !self.is_doubtful(position, &entry) {
                 return Ok(Some((position, entry)));
             }
@@ -179,6 +206,12 @@ impl Merge {
         let is_replaced = self.trees[position + 1..].iter().any(|later| later.head().replaces(path));
         Ok((!is_killed && !is_replaced).then_some((position, entry)))
     }
+}
+
+/// The names above this one that are lost. If one of them was put as no directory, everything below it was taken away, also
+/// what lies behind the range.
+fn lost_above(path: &EntryPath, from: &EntryPath, to: Option<&EntryPath>) -> impl Iterator<Item = EntryPath> {
+    path.ancestors().filter(move |above| from <= above && to.is_none_or(|to| above < to))
 }
 
 #[cfg(test)]
@@ -317,7 +350,8 @@ mod tests {
             for entry in &untold.doubtful {
                 let explains = |loss: &Loss| match &loss.what {
                     Lost::Range { from, to } => {
-                        from.is_below(&entry.path) || (*from <= entry.path && to.as_ref().is_none_or(|to| entry.path < *to))
+                        let within = |path: &EntryPath| from <= path && to.as_ref().is_none_or(|to| path < to);
+                        from.is_below(&entry.path) || within(&entry.path) || entry.path.ancestors().any(|a| within(&a))
                     }
                     Lost::Put(_) => false,
                 };
@@ -348,6 +382,23 @@ mod tests {
                 prop_assert_eq!(&rest[..], &expected[position..]);
             }
         }
+    }
+
+    #[test]
+    fn what_lay_below_a_name_that_is_lost_is_doubtful_behind_the_lost_part_too() {
+        let blocks = Arc::new(Blocks::default());
+        let older = build(&blocks, &[Item::Put(Box::new(entry("d/x/y", EntryType::File, 1)))]);
+        // In blocks of two items: a file in the place of the directory, and behind it what else goes.
+        let path = |path: &str| EntryPath::parse(path.as_bytes()).unwrap();
+        let file = Item::Put(Box::new(entry("d", EntryType::File, 2)));
+        let known = blocks.of_kind(RecordKind::IndexLeaf).len();
+        let items = [Item::Delete(path("a")), file, Item::Delete(path("d/a")), Item::Delete(path("e"))];
+        let later = build_of_small_blocks(&blocks, &items, 2);
+        blocks.lose(blocks.of_kind(RecordKind::IndexLeaf)[known]);
+        let mut merge = Merge::tolerant(vec![older, later], Arc::from(std::path::Path::new("v"))).unwrap();
+        assert!(merge.next().unwrap().is_none());
+        let doubtful: Vec<String> = merge.take_lost().doubtful.iter().map(|entry| text(&entry.path)).collect();
+        assert_eq!(doubtful, ["d/x/y"]);
     }
 
     #[test]

@@ -372,6 +372,11 @@ impl TreeCursor {
         self.head.as_ref().map(|head| head.item.path())
     }
 
+    /// Whether the next item is a put.
+    pub(crate) fn is_at_put(&self) -> bool {
+        self.head.as_ref().is_some_and(|head| matches!(head.item, Item::Put(_)))
+    }
+
     /// The next item.
     pub(crate) fn next(&mut self) -> Result<Option<Item>> {
         let Some(head) = self.head.take() else { return Ok(None) };
