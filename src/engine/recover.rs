@@ -83,7 +83,9 @@ impl Vault {
         let header = self.newest_header(&*storage)?;
 
         // The root first: what it leads to is in the file then, and is found, whoever writes meanwhile.
-        let root = self.newest_good_root(&*storage)?;
+        let roots = self.good_roots(&*storage)?;
+        let is_one_bad = roots.iter().any(Option::is_none);
+        let root = roots.into_iter().flatten().max_by_key(Root::generation);
         let mut survey = Survey::take(run, &*storage, &self.path, &self.keys.vault_id)?;
         let reader = MetaReader::new(Arc::clone(&storage), Arc::clone(&self.path), Arc::clone(&self.keys), false);
         let reader = Arc::new(reader);
@@ -96,7 +98,7 @@ impl Vault {
             let why = Malformation::Truncated { structure: "vault" };
             return Err(Error::malformed(&*self.path, EXTENTS_AT.min(survey.file_len), why));
         }
-        let mut history = History::new(&found, root.as_ref(), &options.command_line);
+        let mut history = History::new(&found, root.as_ref(), is_one_bad, &options.command_line);
         let mut ground = Ground::walk(run, &survey, &reader, Arc::clone(&self.path), &mut history)?;
         self.read_records(run, options, &*storage, &reader, &mut ground, done)?;
 
@@ -120,6 +122,9 @@ impl Vault {
             if survey.unreadable > 0 || reader.has_failed() {
                 // What it keeps back for a moment would be taken for lost, and left out for good.
                 return Err(Error::Refused { what: FAILING_DISK, path: self.path.to_path_buf() });
+            }
+            if found.gave_up {
+                return Err(Error::Refused { what: TOO_MUCH_FORGED, path: self.path.to_path_buf() });
             }
             mend::mend(run, self, &storage, &history, &faults)?;
             done.recovery.as_mut().expect("set above").mended = true;
@@ -163,9 +168,10 @@ impl Vault {
         newest.map(|(_, header)| header).ok_or_else(replaced)
     }
 
-    fn newest_good_root(&self, storage: &dyn Storage) -> Result<Option<Root>> {
+    /// What stands in the two places of roots, if it verifies.
+    fn good_roots(&self, storage: &dyn Storage) -> Result<Vec<Option<Root>>> {
         let roots = read_roots(storage, &self.path, &self.keys, false)?;
-        Ok(roots.into_iter().filter_map(|(_, root)| root.ok()).max_by_key(Root::generation))
+        Ok(roots.into_iter().map(|(_, root)| root.ok()).collect())
     }
 
     /// Reads every record that some entry needs.
@@ -204,6 +210,9 @@ impl Vault {
 /// Why nothing is mended.
 const FAILING_DISK: &str = "the disk does not give all of it back: copy the file, or save what is left with --output";
 
+/// The same.
+const TOO_MUCH_FORGED: &str = "more of it looks like commit records and is none than is looked at: save what is left";
+
 /// What was done so far.
 #[derive(Default)]
 struct Done {
@@ -227,6 +236,10 @@ fn unrooted(history: &History, root: Option<&Root>) -> Option<String> {
         _ if history.is_sound => None,
         None => Some(format!(
             "no root is good: the latest commit that was found, of generation {}, is taken for the newest",
+            state.generation
+        )),
+        Some(root) if root.generation() < state.generation => Some(format!(
+            "a root is bad: the commit of generation {}, which follows the one that the other root names, is taken for the newest",
             state.generation
         )),
         Some(_) => Some("the newest root does not lead through the whole history".to_owned()),

@@ -14,6 +14,7 @@ use crate::engine::resolve::pieces;
 use crate::engine::run::{Run, describe};
 use crate::engine::state::MetaReader;
 use crate::error::{Error, Malformation, Result};
+use crate::format::commit::MAX_DELTAS;
 use crate::format::entry::Entry;
 use crate::format::index::{Item, RecordPlace, SegmentSalt};
 use crate::format::merge::{Merge, Untold};
@@ -175,6 +176,9 @@ impl<'s> Ground<'s> {
             };
             let mut trees = source.trees.clone();
             trees.extend(kept[at].trees.iter().skip(1).cloned());
+            if trees.iter().filter(|tree| !tree.is_full).count() > MAX_DELTAS {
+                continue;
+            }
             kept[at].trees = trees;
             kept[at].is_other = true;
         }

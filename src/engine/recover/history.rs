@@ -174,6 +174,16 @@ impl Found {
         if is_steady { number(later).saturating_sub(later.generation - generation) } else { 0 }
     }
 
+    /// The latest commit that leads back to this one.
+    fn latest_behind(&self, earlier: usize) -> Option<usize> {
+        let generation = self.commits[earlier].commit.generation;
+        let is_behind = |at: usize| {
+            let later = self.chain(at).take_while(|&at| self.commits[at].commit.generation > generation).last();
+            later.is_some_and(|first| self.before(first) == Some(earlier))
+        };
+        (0..self.commits.len()).filter(|&at| is_behind(at)).max_by_key(|&at| self.age(at))
+    }
+
     /// Later ones sort behind earlier ones.
     fn age(&self, at: usize) -> (u64, i64, u32, u64) {
         let FoundCommit { place, commit } = &self.commits[at];
@@ -245,19 +255,22 @@ impl History {
     /// Puts what was found in order.
     ///
     /// - `root`: the newest that verifies, if there is one;
+    /// - `is_one_bad`: the other place holds none that does, so that it may have held a newer one;
     /// - `command_line`: of this run, for snapshots that no commit record is left of.
-    pub(super) fn new(found: &Found, root: Option<&Root>, command_line: &[String]) -> Self {
+    pub(super) fn new(found: &Found, root: Option<&Root>, is_one_bad: bool, command_line: &[String]) -> Self {
         let mut lost = Vec::new();
         let named = root.and_then(|root| found.named_by(root));
         if let (Some(root), None) = (root, named) {
             let (generation, at) = (root.generation(), root.commit().offset.0);
             lost.push(format!("the commit of generation {generation}, the newest: its record at byte {at} is lost"));
         }
-        let state = named.or_else(|| (0..found.commits.len()).max_by_key(|&at| found.age(at)));
+        // A root is written into one place and synced before it is written into the other.
+        let later = named.filter(|_| is_one_bad).and_then(|named| found.latest_behind(named));
+        let state = later.or(named).or_else(|| (0..found.commits.len()).max_by_key(|&at| found.age(at)));
         let chain: Vec<usize> = state.map(|state| found.chain(state).collect()).unwrap_or_default();
         let on_chain: HashSet<usize> = chain.iter().copied().collect();
         let is_complete = chain.last().is_some_and(|&oldest| found.commits[oldest].commit.previous.is_none());
-        let is_sound = named.is_some() && is_complete;
+        let is_sound = named.is_some() && later.is_none() && is_complete;
         // What leads to nothing beside a history that is whole is what a writer has left who was killed.
         let others = (0..found.commits.len()).filter(|at| !is_sound && !on_chain.contains(at));
         let mut gaps = HashSet::new();
@@ -286,7 +299,10 @@ impl History {
             highest_snapshot: found.commits.iter().map(|found| found.commit.highest_snapshot).max().unwrap_or(0),
             highest_generation: found.commits.iter().map(|found| found.commit.generation).max().unwrap_or(0),
         };
-        history.highest_generation = history.highest_generation.max(root.map_or(0, Root::generation));
+        // Each of the commits that are known to have been there has given a number to a snapshot at most.
+        let unseen = root.map_or(0, Root::generation).saturating_sub(history.highest_generation);
+        history.highest_snapshot = history.highest_snapshot.saturating_add(unseen);
+        history.highest_generation += unseen;
         history.arrange(found, &chain, &on_chain, command_line);
         history
     }

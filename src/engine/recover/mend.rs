@@ -155,7 +155,11 @@ pub(super) fn mend(
     };
     let rooted = write_roots(vault, &**storage, history, (generation, &place), faults, file_len).map_err(uncertain);
     drop(held);
-    rooted.and(segment.trim())
+    rooted?;
+    if let Err(error) = segment.trim() {
+        run.note(path, format!("unused space could not be given back ({error})"));
+    }
+    Ok(())
 }
 
 /// Writes commit records where the old ones do not do; answers the newest commit.
