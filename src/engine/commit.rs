@@ -17,7 +17,7 @@ use crate::engine::indexer::current_user;
 use crate::engine::locks::Held;
 use crate::engine::run::{Phase, Run};
 use crate::engine::segment::{SegmentWriter, write_all_at};
-use crate::engine::state::{State, newest_root, read_commit, read_roots};
+use crate::engine::state::{State, bad_copy, newest_root, read_commit, read_roots};
 use crate::engine::vault::Vault;
 use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::commit::{Commit, MAX_DELTAS, Previous, SnapshotRecord, TreeRef};
@@ -154,7 +154,7 @@ fn prepare(run: &Run<'_>, base: &State, segment: &SegmentWriter, ready: Ready<'_
     // newest, and a commit on top of an older one would undo it.
     for (at, root) in &roots {
         if let Err(why @ Malformation::Unreadable { .. }) = root {
-            return Err(Error::malformed(vault, *at, why.clone()));
+            return Err(bad_copy(vault, *at, why.clone()));
         }
     }
     let (newest_at, newest) = newest_root(vault, &roots)?;

@@ -123,7 +123,7 @@ pub(crate) fn unlock_headers(
             Ok(header) => candidates.push((at, header)),
             Err(why) => {
                 warnings.push(format!("the copy of the header at byte {at} is bad: {why}"));
-                first_error.get_or_insert(Error::malformed(vault, at, why));
+                first_error.get_or_insert(bad_copy(vault, at, why));
             }
         }
     }
@@ -178,8 +178,17 @@ pub(crate) fn newest_root(vault: &Path, roots: &Roots) -> Result<(u64, Root)> {
             (at, Err(why)) => (*at, why.clone()),
             (at, Ok(_)) => (*at, Malformation::Forged { structure: "root" }),
         };
-        Error::malformed(vault, at, why)
+        bad_copy(vault, at, why)
     })
+}
+
+/// The error for a copy of a header or root that there is nothing else to go by.
+pub(crate) fn bad_copy(vault: &Path, at: u64, why: Malformation) -> Error {
+    match why {
+        // That the disk does not give it back is no damage to it.
+        Malformation::Unreadable { why } => Error::io(FileOp::Read, vault, std::io::Error::other(why)),
+        why => Error::malformed(vault, at, why),
+    }
 }
 
 /// Reads metadata records; keeps the keys of each segment it has met.

@@ -14,7 +14,7 @@ use crate::engine::locks::Held;
 use crate::engine::run::Run;
 use crate::engine::segment::{SegmentWriter, write_all_at};
 use crate::engine::state::{
-    State, VaultKeys, claimed_generation, newest_root, read_headers, read_roots, unlock_headers,
+    State, VaultKeys, bad_copy, claimed_generation, newest_root, read_headers, read_roots, unlock_headers,
 };
 use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::commit::{Commit, SNAPSHOT_PARTIAL, SNAPSHOT_RECOVERED, SnapshotRecord};
@@ -369,7 +369,7 @@ impl Vault {
                 Ok(_) => {}
                 Err(why) => {
                     warnings.push(format!("the copy of the header at byte {at} is bad: {why}"));
-                    first_error.get_or_insert(Error::malformed(path, at, why));
+                    first_error.get_or_insert(bad_copy(path, at, why));
                 }
             }
         }
