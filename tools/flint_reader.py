@@ -1435,6 +1435,7 @@ def snapshot_json(snapshot):
         "tags": snapshot.tags,
         "command_line": [lossy(word) for word in snapshot.command_line],
         "partial": bool(snapshot.flags & 1),
+        "recovered": bool(snapshot.flags & 2),
     }
 
 
