@@ -149,10 +149,15 @@ pub use crate::engine::config::{
 };
 pub use crate::engine::list::Entries;
 pub use crate::engine::observe::{
-    EntryError, EntryErrorKind, Failed, Notice, Observer, PlanReport, Progress, RecoveredSnapshot, Recovery, Report,
-    ServiceTimes, StageReport,
+    EntryError, EntryErrorKind, Failed, Notice, Observer, Percentiles, Phases, PlanReport, Progress, RecoveredSnapshot,
+    Recovery, Report, StageReport, Work,
 };
+pub use crate::engine::profile::outcome::{
+    Kernel, Profile, ProfileFailed, ProfileOptions, Roofline, Sweep, SweepPoint,
+};
+pub use crate::engine::profile::profile;
 pub use crate::engine::vault::Vault;
+pub use crate::engine::verdict::{Advice, Bottleneck, BoundKind};
 pub use crate::error::{Error, ErrorKind, FileOp, Malformation, Result};
 pub use crate::format::entry::EntryType;
 pub use crate::primitives::fs::Timestamp;

@@ -31,8 +31,9 @@ use crate::engine::run::{Phase, Run};
 use crate::engine::same_bytes::OldContent;
 use crate::engine::segment::SegmentWriter;
 use crate::engine::state::State;
-use crate::engine::stats::{WorkerStats, stage_report};
+use crate::engine::stats::{Timed, WorkerStats, scan_report, stage_report};
 use crate::engine::vault::{REPLACED, Vault, Writer};
+use crate::engine::verdict::{Way, judge};
 use crate::error::{Error, FileOp, Result};
 use crate::format::commit::{SNAPSHOT_PARTIAL, SnapshotRecord};
 use crate::format::entry::{Entry, EntryPath, EntryType};
@@ -44,6 +45,7 @@ use crate::stages::pack::compress::{Compress, Effort};
 use crate::stages::pack::encrypt::Encrypt;
 use crate::stages::pack::names::name_sources;
 use crate::stages::pack::read::{Intake, Mapping, Read, now};
+use crate::stages::pack::scan::meter::{ListingWork, ScanMeter};
 use crate::stages::pack::scan::{Scan, ScanOptions, scan};
 use crate::stages::pack::source::{FileSystem, Source};
 use crate::stages::pack::write::{RecordSink, Write, Written};
@@ -105,6 +107,7 @@ impl Vault {
         report.directories = directories;
         report.total_size = bytes + done.unchanged.bytes;
         report.stored_size = done.stored_size;
+        report.bottleneck = judge(&report, Way::Pack(options.level));
         match result {
             Ok(()) => Ok(report),
             // The vault that this value was opened for may have been taken away by its maker, and another made since.
@@ -288,6 +291,7 @@ impl Pack<'_, '_> {
         let indexed: Mutex<Indexed> = Mutex::default();
         let unseen = AtomicU64::new(0);
         let unchanged: Mutex<Unchanged> = Mutex::default();
+        let listing: Mutex<Vec<ListingWork>> = Mutex::default();
         let at = |path: &Path| run.at(path);
         let step = || {
             run.counters.tick();
@@ -323,13 +327,14 @@ impl Pack<'_, '_> {
                 },
                 to_indexer: to_indexer.clone(),
             };
-            let (outcome_slot, unchanged_slot) = (&indexed, &unchanged);
+            let (outcome_slot, unchanged_slot, listing_slot) = (&indexed, &unchanged, &listing);
 
             let mut stages = Vec::new();
             // If a thread cannot be started, the channels' ends that it was to have are dropped here, and all others end.
             let started = (|| {
                 stages.push(spawn_one(scope, run, "scan", move || {
-                    let (unchanged, stats) = front.work(comparison)?;
+                    let (unchanged, stats, meter) = front.work(comparison)?;
+                    *listing_slot.lock().unwrap_or_else(PoisonError::into_inner) = meter.take_threads();
                     *unchanged_slot.lock().unwrap_or_else(PoisonError::into_inner) = unchanged;
                     Ok(stats)
                 })?);
@@ -351,9 +356,12 @@ impl Pack<'_, '_> {
         });
 
         let wall = began.elapsed();
-        done.stages = stages.into_iter().map(|(name, workers)| stage_report(name, workers, wall)).collect();
-        // The figures of `scan` are those of the thread that takes its entries; the listing goes on in more of them.
-        done.stages.iter_mut().filter(|stage| stage.name == "scan").for_each(|stage| stage.workers = plan.scan);
+        let mut listing = Some(listing.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let report = |(name, workers)| match name {
+            "scan" => scan_report(workers, listing.take().unwrap_or_default(), wall),
+            name => stage_report(name, workers, wall),
+        };
+        done.stages = stages.into_iter().map(report).collect();
         done.indexed = indexed.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.unchanged = unchanged.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.unseen = unseen.into_inner();
@@ -406,9 +414,10 @@ struct Front<'r, 'c> {
 struct Ending;
 
 impl Front<'_, '_> {
-    fn work(mut self, mut comparison: Comparison<Scan>) -> Result<(Unchanged, WorkerStats)> {
+    fn work(mut self, mut comparison: Comparison<Scan>) -> Result<(Unchanged, WorkerStats, Arc<ScanMeter>)> {
         let mut stats = WorkerStats::default();
         let gauge = self.run.gauge("scan", 1);
+        let meter = comparison.scan().meter();
         let mut began = Instant::now();
         while let Some(next) = comparison.next()? {
             if self.run.stop.is_stopped() {
@@ -429,21 +438,25 @@ impl Front<'_, '_> {
             if result.is_err() {
                 break;
             }
-            let waited = self.jobs.waits.take(&mut stats);
-            let service = began.elapsed().saturating_sub(waited);
+            let idle = meter.take_wait();
+            if !idle.is_zero() {
+                stats.wait_input.record(idle);
+            }
+            let waited = self.jobs.waits.since() + idle;
+            let service = stats.serviced(began, waited);
             gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-            stats.serviced(began, waited);
             began = Instant::now();
             self.run.counters.tick();
         }
         if !self.run.stop.is_stopped() {
             // An error here is the consequence of a stop.
             let _ = self.planner.close_batch(&mut |job| self.jobs.emit(job));
-            self.jobs.waits.take(&mut stats);
         }
+        let Waits { budget, output, sent, .. } = self.jobs.waits;
+        (stats.wait_budget, stats.wait_output, stats.items_out) = (budget, output, sent);
         self.run.counters.all_known.store(true, Ordering::Relaxed);
         self.segment.expect_content(self.run.counters.bytes_known.load(Ordering::Relaxed));
-        Ok((self.unchanged, stats.close()))
+        Ok((self.unchanged, stats.close(), meter))
     }
 
     /// A name that the newest snapshot has, and that is there no longer.
@@ -499,7 +512,7 @@ impl Front<'_, '_> {
     fn make_room(&mut self, weight: u64) -> Result<Permit, Ending> {
         self.planner.before(weight, &mut |job| self.jobs.emit(job)).map_err(|_| Ending)?;
         let (permit, waited) = self.window.acquire(weight, &self.run.stop).ok_or(Ending)?;
-        self.jobs.waits.output += waited;
+        self.jobs.waits.output(waited);
         Ok(permit)
     }
 
@@ -507,7 +520,7 @@ impl Front<'_, '_> {
     fn announce(&mut self, message: Message) -> Result<(), Ending> {
         let sending = Instant::now();
         self.to_indexer.send(message).map_err(|_| Ending)?;
-        self.jobs.waits.output += sending.elapsed();
+        self.jobs.waits.output(sending.elapsed());
         Ok(())
     }
 }
@@ -547,27 +560,34 @@ impl Jobs<'_, '_> {
     fn emit(&mut self, job: ReadJob) -> Result<()> {
         self.old_content.release();
         let (permit, waited) = self.budget.acquire(self.permit, &self.run.stop).ok_or(Error::Interrupted)?;
-        self.waits.budget += waited;
+        self.waits.budget.record(waited);
         let sending = Instant::now();
         let sent = self.to_read.send(Envelope { item: job, permit: Some(permit) });
-        self.waits.output += sending.elapsed();
+        self.waits.output(sending.elapsed());
+        self.waits.sent += u64::from(sent.is_ok());
         sent.map_err(|_| Error::Interrupted)
     }
 }
 
-/// What the front has waited since it was last asked.
+/// What the front has waited for, and how often it has sent a job.
 #[derive(Default)]
 struct Waits {
-    budget: Duration,
-    output: Duration,
+    budget: Timed,
+    output: Timed,
+    sent: u64,
+    /// All of these waits when this was asked last.
+    before: Duration,
 }
 
 impl Waits {
-    fn take(&mut self, stats: &mut WorkerStats) -> Duration {
-        let Self { budget, output } = std::mem::take(self);
-        stats.wait_budget += budget;
-        stats.wait_output += output;
-        budget + output
+    fn output(&mut self, waited: Duration) {
+        self.output.record(waited);
+    }
+
+    /// How much it was since this was asked last.
+    fn since(&mut self) -> Duration {
+        let all = self.budget.total + self.output.total;
+        all - std::mem::replace(&mut self.before, all)
     }
 }
 

@@ -63,6 +63,11 @@ impl<S: Iterator<Item = Scanned>> Comparison<S> {
         Self { scan, waiting: None, base, unknown: None }
     }
 
+    /// The scan that it goes through.
+    pub(crate) fn scan(&self) -> &S {
+        &self.scan
+    }
+
     /// The next thing; `None` at the end of both.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ use crate::engine::state::State;
 use crate::engine::stats::stage_report;
 use crate::engine::tell::{Tally, Telling, Told};
 use crate::engine::vault::Vault;
+use crate::engine::verdict::{Way, judge};
 use crate::error::{Error, FileOp, Result};
 use crate::format::entry::EntryPath;
 use crate::format::record::sealed_len;
@@ -65,6 +66,7 @@ impl Vault {
         tally.fill(&mut report);
         report.stored_size = done.read_bytes;
         report.plan = done.plan.take();
+        report.bottleneck = judge(&report, Way::Unpack);
         let result = result.and_then(|()| done.outcome(destination, options, &report));
         match result {
             Ok(()) => Ok(report),
@@ -295,7 +297,7 @@ impl Restore<'_, '_> {
         });
         let wall = began.elapsed();
         done.stages = stages.into_iter().map(|(name, workers)| stage_report(name, workers, wall)).collect();
-        done.read_bytes = done.stages.iter().find(|stage| stage.name == "read").map_or(0, |stage| stage.bytes_in);
+        done.read_bytes = done.stages.iter().find(|stage| stage.name == "read").map_or(0, |stage| stage.work.bytes_in);
         let (unmatched, selected) = planned.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.end_of_selection(run, &unmatched, selected);
         run.check()

@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     /// Bytes of buffers in use at once.
     pub(crate) budget: u64,
     pub(crate) entry_window: u64,
+    /// Threads of the five stages without a ceiling of memory, and the peak that they would have.
+    unreduced: ([usize; 5], u64),
 }
 
 impl Plan {
@@ -61,6 +63,11 @@ impl Plan {
         BASE + self.budget + workers * WORKER + self.third as u64 * context + self.entry_window * ENTRY
     }
 
+    /// Threads of each stage, in the order of the data.
+    fn counts(&self) -> [usize; 5] {
+        [self.scan, self.read, self.third, self.fourth, self.write]
+    }
+
     /// The plan in the words of a report.
     ///
     /// - `context`: bytes that a worker of the third stage keeps: [`compress_context`] or [`UNPACK_CONTEXT`];
@@ -70,10 +77,16 @@ impl Plan {
             true => ["scan", "read", "compress", "encrypt", "write"],
             false => ["plan", "read", "decrypt", "decompress", "write"],
         };
-        let counts = [self.scan, self.read, self.third, self.fourth, self.write];
+        let counts = self.counts();
         // `verify` has nothing to write.
         let workers: Vec<_> = names.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
+        let counts = self.counts();
+        let reduced = names.into_iter().zip(counts).zip(self.unreduced.0);
+        let reduced =
+            reduced.filter(|((_, count), without)| count < without).map(|((name, _), without)| (name, without));
         PlanReport {
+            reduced: reduced.collect(),
+            unreduced_memory_bytes: self.unreduced.1,
             queue_depths: workers[1..].iter().map(|&(name, count)| (name, self.depth(count))).collect(),
             workers,
             chunk_size: self.chunk_size,
@@ -145,6 +158,7 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level) -> Result<Plan> {
         chunk_size,
         budget: 0,
         entry_window: ENTRY_WINDOW,
+        unreduced: Default::default(),
     };
     fit(plan, config.memory, |chunk_size| compress_context(level, chunk_size), true)
 }
@@ -163,6 +177,7 @@ pub(crate) fn fit_unpack(config: &PipelineConfig, largest_record: u32, writes: b
         chunk_size: largest_record.max(*CHUNK_SIZES.start()),
         budget: 0,
         entry_window: ENTRY_WINDOW,
+        unreduced: Default::default(),
     };
     fit(plan, config.memory, |_| UNPACK_CONTEXT, false)
 }
@@ -188,6 +203,7 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, may_s
         (chunks as u64 * plan.permit()).min(AUTO_BUDGET.max(floor))
     };
     plan.budget = wanted(&plan);
+    plan.unreduced = (plan.counts(), plan.peak(context(plan.chunk_size)));
     let Some(ceiling) = ceiling else { return Ok(plan) };
 
     let asked = plan.clone();

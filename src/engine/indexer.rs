@@ -182,7 +182,7 @@ impl<'r, 'c> Indexer<'r, 'c> {
             let idle = Instant::now();
             let Ok(message) = input.recv() else { break };
             let began = Instant::now();
-            stats.wait_input += began - idle;
+            stats.wait_input.record(began - idle);
             if self.run.stop.is_stopped() {
                 return Ok((self.indexed, stats));
             }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::verdict::Bottleneck;
 use crate::error::Error;
 use crate::primitives::fs::Timestamp;
 use crate::primitives::units::{format_rate, format_size};
@@ -158,6 +159,10 @@ pub struct Report {
     pub stored_size: u64,
     /// Wall time of the whole operation.
     pub duration: Duration,
+    /// The same by what was done.
+    pub phases: Phases,
+    /// Cores that the process might use: its affinity and the quota of its cgroup counted.
+    pub cores: usize,
     /// The process's peak of resident memory, in bytes.
     pub peak_memory_bytes: u64,
     /// Each stage that took part, in the order of the data.
@@ -166,6 +171,8 @@ pub struct Report {
     pub recovery: Option<Recovery>,
     /// Bytes of the vault's extents that no snapshot refers to (`verify` only).
     pub unreferenced_bytes: Option<u64>,
+    /// What kept the run from being faster; `None` where nothing ran, or what ran was over too soon to say.
+    pub bottleneck: Option<Bottleneck>,
     /// What the run works with; for a dry run, what it would.
     pub plan: Option<PlanReport>,
     /// Every failure, with its path.
@@ -236,6 +243,18 @@ fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
+/// Where the time of an operation went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Phases {
+    /// Locks, opening, reading the index, before any data moves.
+    pub prepare: Duration,
+    /// The pipeline.
+    pub stream: Duration,
+    /// Syncs and the commit; of `extract`, what is done last to directories.
+    pub finish: Duration,
+}
+
 /// What `recover` has found, beside the losses that the report's errors name.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -295,9 +314,13 @@ pub struct PlanReport {
     pub entries_in_flight: u64,
     /// The most memory that the pipeline is predicted to take, in bytes. The key derivation's comes before, and is given back.
     pub peak_memory_bytes: u64,
+    /// Stages that have fewer threads than they would without a ceiling of memory, and how many that would be.
+    pub reduced: Vec<(&'static str, usize)>,
+    /// The ceiling that would reduce nothing.
+    pub unreduced_memory_bytes: u64,
 }
 
-/// What one stage did, summed over its workers. Times are seconds of wall clock unless said.
+/// What one stage did: its workers together, each by itself, and how the times of single items are distributed.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct StageReport {
@@ -305,36 +328,73 @@ pub struct StageReport {
     pub name: &'static str,
     /// Threads of this stage.
     pub workers: usize,
-    /// Chunks (for `scan`: entries) handled.
+    /// The work of all of them together.
+    pub work: Work,
+    /// `busy / (workers × wall)`, 0 to 1.
+    pub utilization: f64,
+    /// The stage's own work on a chunk.
+    pub service: Percentiles,
+    /// Each wait for something to do.
+    pub input: Percentiles,
+    /// Each wait for the next stage to take something.
+    pub output: Percentiles,
+    /// Each wait for memory to be given back.
+    pub budget: Percentiles,
+    /// The work of each thread.
+    pub threads: Vec<Work>,
+}
+
+/// What one thread did, or several together. Times are wall clock unless said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Work {
+    /// Chunks handled; of `scan` and `plan` entries, of `index` messages.
     pub chunks: u64,
+    /// Chunks given on.
+    pub chunks_out: u64,
     /// Bytes taken in.
     pub bytes_in: u64,
     /// Bytes given on.
     pub bytes_out: u64,
     /// Time in the stage's own work.
     pub busy: Duration,
-    /// CPU time of the stage's threads.
+    /// CPU time.
     pub cpu: Duration,
+    /// Time in which a thread could have run and had no core; `None` if the system does not tell.
+    pub ready: Option<Duration>,
     /// Time waiting for something to do.
     pub wait_input: Duration,
     /// Time waiting for the next stage to take something.
     pub wait_output: Duration,
     /// Time waiting for memory to be given back.
     pub wait_budget: Duration,
-    /// `busy / (workers × wall)`, 0 to 1.
-    pub utilization: f64,
-    /// Service time of a chunk: the histogram's 50th, 90th, 99th, 99.9th percentile and maximum.
-    pub service: ServiceTimes,
 }
 
-/// Percentiles of a stage's service time.
-#[derive(Debug, Clone, Copy, Default)]
-#[expect(missing_docs, reason = "the names are the percentiles")]
-pub struct ServiceTimes {
+impl Work {
+    /// The part of `busy` that was spent off the CPU, though not for want of a core: waiting for a device, mostly.
+    #[must_use]
+    pub fn blocked(&self) -> Duration {
+        self.busy.saturating_sub(self.cpu).saturating_sub(self.ready.unwrap_or_default())
+    }
+}
+
+/// How durations of one kind are distributed: three significant digits, the longest exact.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Percentiles {
+    /// How many there were.
+    pub count: u64,
+    /// How many of them were longer than an hour: these count as an hour everywhere but in `max`.
+    pub beyond_range: u64,
+    /// Half of them took no longer.
     pub p50: Duration,
+    /// 90 % of them took no longer.
     pub p90: Duration,
+    /// 99 % of them took no longer.
     pub p99: Duration,
+    /// 99.9 % of them took no longer.
     pub p999: Duration,
+    /// The longest.
     pub max: Duration,
 }
 

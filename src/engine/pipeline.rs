@@ -142,16 +142,17 @@ where
         let idle = Instant::now();
         let Ok(Envelope { item, mut permit }) = input.recv() else { break };
         let began = Instant::now();
-        stats.wait_input += began - idle;
+        stats.wait_input.record(began - idle);
         if run.stop.is_stopped() {
             break;
         }
         gauge.active.fetch_add(1, Ordering::Relaxed);
         stats.bytes_in += item.bytes();
         let mut waited = Duration::ZERO;
-        let mut bytes_out = 0;
+        let (mut items_out, mut bytes_out) = (0, 0);
         let mut neighbour_gone = false;
         let result = stage.process(item, &mut |out| {
+            items_out += 1;
             bytes_out += out.bytes();
             let mut permit = permit.take();
             if let Some(permit) = &mut permit {
@@ -159,7 +160,9 @@ where
             }
             let sending = Instant::now();
             let sent = output.send(Envelope { item: out, permit });
-            waited += sending.elapsed();
+            let sent_after = sending.elapsed();
+            stats.wait_output.record(sent_after);
+            waited += sent_after;
             neighbour_gone = sent.is_err();
             // Only the message matters: the caller sees `neighbour_gone` first.
             sent.map_err(|_| Error::Interrupted)
@@ -169,10 +172,9 @@ where
             break;
         }
         result?;
+        stats.items_out += items_out;
         stats.bytes_out += bytes_out;
-        stats.wait_output += waited;
-        stats.serviced(began, waited);
-        let service = began.elapsed().saturating_sub(waited);
+        let service = stats.serviced(began, waited);
         gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         run.counters.tick();
     }

@@ -140,8 +140,7 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
                 break;
             }
             let waited = std::mem::take(&mut self.waits);
-            self.stats.serviced(began, waited);
-            let service = began.elapsed().saturating_sub(waited);
+            let service = self.stats.serviced(began, waited);
             gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
             self.seams.run.counters.tick();
         }
@@ -239,14 +238,16 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
     fn emit(&mut self, record: OpenRecord) -> Result<(), Gone> {
         let OpenRecord { salt, place, pieces, .. } = record;
         let (permit, waited) = self.seams.budget.acquire(self.seams.plan.permit(), &self.seams.run.stop).ok_or(Gone)?;
-        self.stats.wait_budget += waited;
+        self.stats.wait_budget.record(waited);
         let keys = self.seams.state.reader.segment_keys(&salt);
         let id = RecordId { segment: Salt(salt.salt).segment_id(), kind: RecordKind::Data, number: place.number };
         let job = RecordJob { place, id, keys, purpose: pieces };
         let sending = Instant::now();
         let sent = self.seams.to_read.send(Envelope { item: job, permit: Some(permit) });
-        self.stats.wait_output += sending.elapsed();
-        self.waits += waited + sending.elapsed();
+        let sent_after = sending.elapsed();
+        self.stats.wait_output.record(sent_after);
+        self.stats.items_out += 1;
+        self.waits += waited + sent_after;
         sent.map_err(|_| Gone)
     }
 
@@ -256,7 +257,7 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
         }
         let creates = std::mem::take(&mut self.creates);
         let (permit, waited) = self.seams.window.acquire(creates.len() as u64, &self.seams.run.stop).ok_or(Gone)?;
-        self.stats.wait_output += waited;
+        self.stats.wait_output.record(waited);
         self.waits += waited;
         self.send_write(WriteJob::Create(creates), Some(permit))
     }
@@ -264,8 +265,10 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
     fn send_write(&mut self, job: WriteJob, permit: Option<Permit>) -> Result<(), Gone> {
         let sending = Instant::now();
         let sent = self.seams.to_write.send(Envelope { item: job, permit });
-        self.stats.wait_output += sending.elapsed();
-        self.waits += sending.elapsed();
+        let sent_after = sending.elapsed();
+        self.stats.wait_output.record(sent_after);
+        self.stats.items_out += 1;
+        self.waits += sent_after;
         sent.map_err(|_| Gone)
     }
 }

@@ -12,9 +12,9 @@ use crossbeam::channel::{RecvTimeoutError, bounded};
 
 use crate::engine::cancel::Stop;
 use crate::engine::config::{DEFAULT_STALL_TIMEOUT, PipelineConfig};
-use crate::engine::observe::{EntryError, EntryErrorKind, Notice, Observer, Progress, Report, StageReport};
+use crate::engine::observe::{EntryError, EntryErrorKind, Notice, Observer, Phases, Progress, Report, StageReport};
 use crate::error::{Error, Result};
-use crate::primitives::sys::peak_rss_bytes;
+use crate::primitives::sys::{available_cores, peak_rss_bytes};
 
 /// How often the monitor looks.
 const MONITOR_PERIOD: Duration = Duration::from_millis(100);
@@ -29,6 +29,31 @@ pub(crate) enum Phase {
     Stream,
     /// Syncs and the commit: the stall clock rests.
     Commit,
+}
+
+/// How long a run was in each phase.
+#[derive(Debug)]
+struct PhaseClock {
+    current: Phase,
+    since: Instant,
+    spent: Phases,
+}
+
+impl PhaseClock {
+    fn started_at(since: Instant) -> Self {
+        Self { current: Phase::Prepare, since, spent: Phases::default() }
+    }
+
+    fn enter(&mut self, next: Phase) {
+        let now = Instant::now();
+        let spent = match self.current {
+            Phase::Prepare => &mut self.spent.prepare,
+            Phase::Stream => &mut self.spent.stream,
+            Phase::Commit => &mut self.spent.finish,
+        };
+        *spent += now - self.since;
+        (self.current, self.since) = (next, now);
+    }
 }
 
 /// What has moved; written by workers, read by the monitor.
@@ -69,6 +94,7 @@ pub(crate) struct Run<'a> {
     pub(crate) started: Instant,
     phase_name: &'static str,
     phase: AtomicU8,
+    clock: Mutex<PhaseClock>,
     vault: PathBuf,
     gauges: Mutex<Vec<Arc<Gauge>>>,
     /// The file that a reader or writer took up last; named when a run stalls.
@@ -86,14 +112,16 @@ impl<'a> Run<'a> {
         observer: &'a dyn Observer,
         work: impl FnOnce(&Run<'a>) -> Result<T>,
     ) -> (Result<T>, Run<'a>) {
+        let started = Instant::now();
         let run = Run {
             stop: Arc::new(Stop::default()),
             config,
             observer,
             counters: Counters::default(),
-            started: Instant::now(),
+            started,
             phase_name,
             phase: AtomicU8::new(Phase::Prepare as u8),
+            clock: Mutex::new(PhaseClock::started_at(started)),
             vault: vault.to_owned(),
             gauges: Mutex::default(),
             current: Mutex::default(),
@@ -125,6 +153,7 @@ impl<'a> Run<'a> {
     /// Says where the run is.
     pub(crate) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).enter(phase);
         if phase == Phase::Commit {
             // Who listens must know before anything is committed, not a moment later.
             self.report_progress(None);
@@ -189,9 +218,13 @@ impl<'a> Run<'a> {
 
     /// The report of the whole; the caller adds what only it knows.
     pub(crate) fn into_report(self, command: &'static str, stages: Vec<StageReport>) -> Report {
+        let mut clock = self.clock.into_inner().unwrap_or_else(PoisonError::into_inner);
+        clock.enter(Phase::Prepare);
         Report {
             command,
-            duration: self.started.elapsed(),
+            duration: clock.since - self.started,
+            phases: clock.spent,
+            cores: available_cores().get(),
             peak_memory_bytes: peak_rss_bytes().unwrap_or(0),
             stages,
             errors: self.errors.into_inner().unwrap_or_else(PoisonError::into_inner),

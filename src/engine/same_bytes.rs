@@ -12,6 +12,7 @@ use crate::engine::budget::{Budget, Permit};
 use crate::engine::resolve::{Resolver, pieces};
 use crate::engine::run::Run;
 use crate::engine::state::State;
+use crate::engine::stats::Timed;
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, SegmentIndex};
 use crate::format::record::{RecordId, RecordKind, Salt, sealed_len};
@@ -106,10 +107,10 @@ impl<'r, 'c> OldContent<'r, 'c> {
         entry: &ScannedEntry,
         tree: usize,
         old: &Entry,
-        waits: &mut Duration,
+        waits: &mut Timed,
     ) -> Result<bool> {
         let Some((_, waited)) = self.opener()? else { return Ok(false) };
-        *waits += waited;
+        waits.record(waited);
         let Ok(file) = self.source.open(&entry.path) else { return Ok(false) };
         let seen = &entry.stat;
         let is_as_seen = || {

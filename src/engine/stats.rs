@@ -2,74 +2,157 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::observe::{ServiceTimes, StageReport};
+use crate::engine::observe::{Percentiles, StageReport, Work};
 use crate::primitives::latency::Latency;
-use crate::primitives::sys::thread_cpu_time;
+use crate::primitives::sys::{thread_cpu_time, thread_run_delay};
+use crate::stages::pack::scan::meter::ListingWork;
+
+/// Durations of one kind: their sum, and how they are distributed.
+#[derive(Debug, Default)]
+pub(crate) struct Timed {
+    /// All together.
+    pub(crate) total: Duration,
+    /// Each of them.
+    times: Latency,
+}
+
+impl Timed {
+    /// Counts one.
+    pub(crate) fn record(&mut self, time: Duration) {
+        self.total += time;
+        self.times.record(time);
+    }
+
+    fn percentiles(&self) -> Percentiles {
+        Percentiles {
+            count: self.times.count(),
+            beyond_range: self.times.beyond(),
+            p50: self.times.quantile(0.5),
+            p90: self.times.quantile(0.9),
+            p99: self.times.quantile(0.99),
+            p999: self.times.quantile(0.999),
+            max: self.times.max(),
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.total += other.total;
+        self.times.merge(&other.times);
+    }
+}
 
 /// Figures of one worker, kept by the worker alone and merged when it ends.
 #[derive(Debug, Default)]
 pub(crate) struct WorkerStats {
     /// Items handled.
     pub(crate) items: u64,
+    /// Items given on.
+    pub(crate) items_out: u64,
     /// Bytes taken in.
     pub(crate) bytes_in: u64,
     /// Bytes given on.
     pub(crate) bytes_out: u64,
-    /// Time in the stage's own work.
-    pub(crate) busy: Duration,
-    /// Time waiting for an item.
-    pub(crate) wait_input: Duration,
-    /// Time waiting for the next stage.
-    pub(crate) wait_output: Duration,
-    /// Time waiting for a permit.
-    pub(crate) wait_budget: Duration,
+    /// The stage's own work on each item.
+    pub(crate) service: Timed,
+    /// Waiting for an item, each time.
+    pub(crate) wait_input: Timed,
+    /// Waiting for the next stage, each time.
+    pub(crate) wait_output: Timed,
+    /// Waiting for a permit, each time.
+    pub(crate) wait_budget: Timed,
     /// CPU time of the thread.
     pub(crate) cpu: Duration,
-    /// The work of each item.
-    pub(crate) service: Latency,
+    /// Time in which the thread could have run and had no core; `None` if the system does not tell.
+    pub(crate) ready: Option<Duration>,
 }
 
 impl WorkerStats {
-    /// Books one item's work, less what was spent waiting inside it.
-    pub(crate) fn serviced(&mut self, began: Instant, waited: Duration) {
+    /// Books one item's work, less what was spent waiting inside it, and says how much that was.
+    pub(crate) fn serviced(&mut self, began: Instant, waited: Duration) -> Duration {
         let service = began.elapsed().saturating_sub(waited);
         self.items += 1;
-        self.busy += service;
         self.service.record(service);
+        service
     }
 
     /// To be called by the worker's own thread when it ends.
     pub(crate) fn close(mut self) -> Self {
         self.cpu = thread_cpu_time();
+        self.ready = thread_run_delay();
         self
     }
+
+    fn merge(&mut self, other: &Self) {
+        self.items += other.items;
+        self.items_out += other.items_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.service.merge(&other.service);
+        self.wait_input.merge(&other.wait_input);
+        self.wait_output.merge(&other.wait_output);
+        self.wait_budget.merge(&other.wait_budget);
+        self.cpu += other.cpu;
+        self.ready = self.ready.zip(other.ready).map(|(one, other)| one + other);
+    }
+
+    fn report(&self) -> Work {
+        Work {
+            chunks: self.items,
+            chunks_out: self.items_out,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            busy: self.service.total,
+            cpu: self.cpu,
+            ready: self.ready,
+            wait_input: self.wait_input.total,
+            wait_output: self.wait_output.total,
+            wait_budget: self.wait_budget.total,
+        }
+    }
+}
+
+/// What a scan's own threads did, as workers: besides the one that takes the entries.
+fn listing_stats(work: ListingWork) -> WorkerStats {
+    WorkerStats {
+        items: work.directories,
+        items_out: work.directories,
+        service: Timed { total: work.busy, times: work.service },
+        cpu: work.cpu,
+        ready: work.ready,
+        ..WorkerStats::default()
+    }
+}
+
+/// The scan stage: the thread that takes and plans the entries, and those that list directories for it, if it does not do
+/// that itself. The two can limit a run each for itself, so the utilization is that of the busier.
+pub(crate) fn scan_report(taker: Vec<WorkerStats>, listing: Vec<ListingWork>, wall: Duration) -> StageReport {
+    let listing = stage_report("scan", listing.into_iter().map(listing_stats).collect(), wall);
+    let mut report = stage_report("scan", taker, wall);
+    report.utilization = report.utilization.max(listing.utilization);
+    report.workers = listing.workers.max(1);
+    let (Work { busy, cpu, ready, .. }, own) = (listing.work, &mut report.work);
+    own.busy += busy;
+    own.cpu += cpu;
+    own.ready = own.ready.zip(ready).map(|(own, others)| own + others);
+    report.threads.extend(listing.threads);
+    report
 }
 
 /// Adds up the workers of a stage that ran for `wall`.
 pub(crate) fn stage_report(name: &'static str, workers: Vec<WorkerStats>, wall: Duration) -> StageReport {
-    let mut report = StageReport { name, workers: workers.len(), ..StageReport::default() };
-    let mut service = Latency::default();
-    for worker in &workers {
-        report.chunks += worker.items;
-        report.bytes_in += worker.bytes_in;
-        report.bytes_out += worker.bytes_out;
-        report.busy += worker.busy;
-        report.cpu += worker.cpu;
-        report.wait_input += worker.wait_input;
-        report.wait_output += worker.wait_output;
-        report.wait_budget += worker.wait_budget;
-        service.merge(&worker.service);
-    }
+    let mut sum = WorkerStats { ready: Some(Duration::ZERO), ..WorkerStats::default() };
+    workers.iter().for_each(|worker| sum.merge(worker));
     let available = wall.as_secs_f64() * workers.len() as f64;
-    if available > 0.0 {
-        report.utilization = (report.busy.as_secs_f64() / available).min(1.0);
+    let utilization = if available > 0.0 { (sum.service.total.as_secs_f64() / available).min(1.0) } else { 0.0 };
+    StageReport {
+        name,
+        workers: workers.len(),
+        work: sum.report(),
+        utilization,
+        service: sum.service.percentiles(),
+        input: sum.wait_input.percentiles(),
+        output: sum.wait_output.percentiles(),
+        budget: sum.wait_budget.percentiles(),
+        threads: workers.iter().map(WorkerStats::report).collect(),
     }
-    report.service = ServiceTimes {
-        p50: service.quantile(0.5),
-        p90: service.quantile(0.9),
-        p99: service.quantile(0.99),
-        p999: service.quantile(0.999),
-        max: service.max(),
-    };
-    report
 }

@@ -23,6 +23,7 @@ use crate::engine::run::{Phase, Run, describe};
 use crate::engine::state::{MetaReader, State, read_at_most, read_headers, read_roots};
 use crate::engine::stats::{WorkerStats, stage_report};
 use crate::engine::vault::Vault;
+use crate::engine::verdict::{Way, judge};
 use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::commit::Commit;
 use crate::format::entry::EntryType;
@@ -58,6 +59,7 @@ impl Vault {
         report.stored_size = checked.stored_bytes;
         report.unreferenced_bytes = checked.unreferenced;
         report.plan = checked.plan;
+        report.bottleneck = judge(&report, Way::Unpack);
         match result {
             Ok(()) => Ok(report),
             Err(error) => Err(Failed { error, report: Box::new(report) }),
@@ -434,8 +436,9 @@ impl Front<'_, '_> {
                 break;
             }
             let sent: Duration = sending.elapsed();
-            stats.wait_budget += waited;
-            stats.wait_output += sent;
+            stats.wait_budget.record(waited);
+            stats.wait_output.record(sent);
+            stats.items_out += 1;
             stats.serviced(began, waited + sent);
         }
         stats.close()

@@ -15,54 +15,68 @@ const DIGITS: u8 = 3;
 
 /// A histogram of durations from 1 ns to 1 h with three significant digits; the longest is exact.
 ///
-/// Takes 264 KiB (33 buckets of 1,024 counters of 8 bytes), all of it from the beginning, whatever is recorded.
-/// Recording takes no lock and cannot fail, so every worker keeps its own and they are merged at the end.
-#[derive(Debug, Clone)]
+/// Takes 264 KiB (33 buckets of 1,024 counters of 8 bytes) from the first duration that it counts, and next to nothing
+/// before. Recording takes no lock and cannot fail, so every worker keeps its own and they are merged at the end. What is
+/// longer than 1 h is counted as 1 h, never dropped; [`Self::beyond`] says how often.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Latency {
-    histogram: Histogram<u64>,
+    histogram: Option<Histogram<u64>>,
     longest: Duration,
+    beyond: u64,
 }
 
 impl Latency {
     /// An empty histogram.
+    #[cfg(test)]
     pub(crate) fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, MAX_TRACKED_NS, DIGITS)
-            .expect("low >= 1, high >= 2 * low and at most five digits are all that is asked");
-        Self { histogram, longest: Duration::ZERO }
+        Self::default()
+    }
+
+    fn histogram(&mut self) -> &mut Histogram<u64> {
+        self.histogram.get_or_insert_with(|| {
+            Histogram::new_with_bounds(1, MAX_TRACKED_NS, DIGITS)
+                .expect("low >= 1, high >= 2 * low and at most five digits are all that is asked")
+        })
     }
 
     /// Counts one duration.
     pub(crate) fn record(&mut self, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.histogram.saturating_record(nanos.min(MAX_TRACKED_NS));
+        self.histogram().saturating_record(nanos.min(MAX_TRACKED_NS));
+        self.beyond += u64::from(nanos > MAX_TRACKED_NS);
         self.longest = self.longest.max(duration);
     }
 
     /// Adds all that `other` counted.
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.histogram
-            .add(&other.histogram)
-            .expect("all values have the same bounds, so each has a place in the other");
+        let Some(counted) = &other.histogram else { return };
+        self.histogram().add(counted).expect("all values have the same bounds, so each has a place in the other");
         self.longest = self.longest.max(other.longest);
+        self.beyond += other.beyond;
+    }
+
+    /// How many durations were counted.
+    pub(crate) fn count(&self) -> u64 {
+        self.histogram.as_ref().map_or(0, Histogram::len)
+    }
+
+    /// How many of them were too long to have a place of their own, and count as [`MAX_TRACKED`].
+    pub(crate) fn beyond(&self) -> u64 {
+        self.beyond
     }
 
     /// The duration that the share `quantile` (0 to 1, held to that range) of all did not exceed, to three digits; zero
     /// if nothing was recorded. Never more than [`Self::max`].
     pub(crate) fn quantile(&self, quantile: f64) -> Duration {
         let quantile = if quantile.is_nan() { 0.0 } else { quantile.clamp(0.0, 1.0) };
+        let nanos = self.histogram.as_ref().map_or(0, |histogram| histogram.value_at_quantile(quantile));
         // The histogram answers with the upper end of a bucket, which may lie above everything that was recorded.
-        Duration::from_nanos(self.histogram.value_at_quantile(quantile)).min(self.longest)
+        Duration::from_nanos(nanos).min(self.longest)
     }
 
     /// The longest duration, exact even where it lies beyond [`MAX_TRACKED`]; zero if nothing was recorded.
     pub(crate) fn max(&self) -> Duration {
         self.longest
-    }
-}
-
-impl Default for Latency {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -101,7 +115,7 @@ mod tests {
     #[test]
     fn what_is_too_long_or_too_short_is_counted_and_seen() {
         let latency = recorded([Duration::ZERO, Duration::MAX, MAX_TRACKED, MAX_TRACKED + Duration::from_nanos(1)]);
-        assert_eq!(latency.histogram.len(), 4);
+        assert_eq!((latency.count(), latency.beyond()), (4, 2), "what was too long is counted, and said");
         assert_eq!(latency.max(), Duration::MAX);
         assert_eq!(latency.quantile(0.0), Duration::ZERO);
         assert!(latency.quantile(1.0) >= MAX_TRACKED);
@@ -117,11 +131,13 @@ mod tests {
         merged.merge(&recorded(long));
         let one = recorded(fast.chain(slow).chain(long));
         assert_eq!(merged.histogram, one.histogram);
-        assert_eq!(merged.max(), one.max());
+        assert_eq!((merged.max(), merged.beyond()), (one.max(), one.beyond()));
     }
 
     #[test]
     fn a_histogram_takes_the_memory_that_its_documentation_states() {
-        assert_eq!(Latency::new().histogram.distinct_values() * size_of::<u64>(), 264 << 10);
+        assert!(Latency::new().histogram.is_none(), "what counts nothing takes nothing");
+        let mut latency = recorded([Duration::ZERO]);
+        assert_eq!(latency.histogram().distinct_values() * size_of::<u64>(), 264 << 10);
     }
 }

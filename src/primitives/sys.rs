@@ -204,6 +204,13 @@ pub(crate) fn thread_cpu_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// How long the calling thread could have run and no core was free for it; `None` where the system does not tell.
+pub(crate) fn thread_run_delay() -> Option<Duration> {
+    // Nanoseconds on a core, nanoseconds waiting for one, times it was given one (Documentation/scheduler/sched-stats.rst).
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
 /// The most memory that this process ever had resident, in bytes; `None` where the system does not tell.
 pub(crate) fn peak_rss_bytes() -> Option<u64> {
     // `ru_maxrss` survives `exec`, so that a program started by a large one (a test runner) would answer with its

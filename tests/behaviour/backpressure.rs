@@ -145,7 +145,7 @@ fn pack_slowly(mode: ReadMode, level: Level, count: u16) {
         let peak = report.peak_memory_bytes;
         assert!(peak > 4 * MIB, "{peak} bytes are no measurement");
         assert!(peak <= 64 * MIB, "{peak} bytes at the peak, {mode:?} {level:?}");
-        let waited: Duration = report.stages.iter().map(|stage| stage.wait_budget).sum();
+        let waited: Duration = report.stages.iter().map(|stage| stage.work.wait_budget).sum();
         assert!(waited > Duration::ZERO, "the budget was the wait");
     });
 }

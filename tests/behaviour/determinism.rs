@@ -35,7 +35,7 @@ struct Stored {
 fn stored(vault: &Vault, report: &Report) -> Stored {
     let listed = entries(vault, None).unwrap().iter().map(|entry| format!("{entry:?}")).collect();
     let data = report.stages.iter().filter(|stage| ["read", "compress", "encrypt", "write"].contains(&stage.name));
-    Stored { listed, stages: data.map(|stage| (stage.name, stage.chunks, stage.bytes_in)).collect() }
+    Stored { listed, stages: data.map(|stage| (stage.name, stage.work.chunks, stage.work.bytes_in)).collect() }
 }
 
 fn pack(tree: &Tree, options: AddOptions, disk: &Disk) -> (Vault, Report) {

@@ -35,7 +35,7 @@ fn settled_tree() -> Tree {
 const FILES: u64 = 34;
 
 fn bytes_read(report: &Report) -> u64 {
-    report.stages.iter().find(|stage| stage.name == "read").expect("it has read").bytes_out
+    report.stages.iter().find(|stage| stage.name == "read").expect("it has read").work.bytes_out
 }
 
 /// The newest snapshot restores to what is there.

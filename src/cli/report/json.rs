@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
 
-use flint_pipe::{EntryError, PlanReport, RecoveredSnapshot, Recovery, Report, ServiceTimes, StageReport};
+use flint_pipe::{
+    Advice, Bottleneck, EntryError, Percentiles, PlanReport, RecoveredSnapshot, Recovery, Report, StageReport, Work,
+};
 use serde::{Serialize, Serializer};
 
 use crate::cli::escape;
@@ -50,13 +52,15 @@ pub(crate) fn object(outcome: &Outcome<'_>) -> String {
         total_size: report.total_size,
         stored_size: report.stored_size,
         duration_secs: report.duration.as_secs_f64(),
+        phases_secs: Phases::from(&report.phases),
+        cores: report.cores,
         throughput_bytes_per_sec: whole(report.throughput_bytes_per_sec()),
         peak_memory_bytes: report.peak_memory_bytes,
         unreferenced_bytes: report.unreferenced_bytes,
         recovery: report.recovery.as_ref().map(Recovered::from),
         plan: report.plan.as_ref().map(Plan::from),
         workers: Workers(&report.stages),
-        bottleneck: (),
+        bottleneck: report.bottleneck.as_ref().map(Bound::from),
         stages: Stages(&report.stages),
         errors: report.errors.iter().map(Failure::from).collect(),
     };
@@ -84,6 +88,8 @@ struct Object<'a> {
     total_size: u64,
     stored_size: u64,
     duration_secs: f64,
+    phases_secs: Phases,
+    cores: usize,
     throughput_bytes_per_sec: u64,
     peak_memory_bytes: u64,
     /// Of `verify` alone.
@@ -94,8 +100,7 @@ struct Object<'a> {
     recovery: Option<Recovered<'a>>,
     plan: Option<Plan<'a>>,
     workers: Workers<'a>,
-    /// Always null so far.
-    bottleneck: (),
+    bottleneck: Option<Bound<'a>>,
     stages: Stages<'a>,
     errors: Vec<Failure<'a>>,
 }
@@ -157,6 +162,8 @@ struct Plan<'a> {
     buffer_bytes: u64,
     entries_in_flight: u64,
     peak_memory_bytes: u64,
+    reduced: ByStage<'a>,
+    unreduced_memory_bytes: u64,
 }
 
 impl<'a> From<&'a PlanReport> for Plan<'a> {
@@ -168,6 +175,8 @@ impl<'a> From<&'a PlanReport> for Plan<'a> {
             buffer_bytes: plan.buffer_bytes,
             entries_in_flight: plan.entries_in_flight,
             peak_memory_bytes: plan.peak_memory_bytes,
+            reduced: ByStage(&plan.reduced),
+            unreduced_memory_bytes: plan.unreduced_memory_bytes,
         }
     }
 }
@@ -200,39 +209,121 @@ impl Serialize for Stages<'_> {
 }
 
 #[derive(Serialize)]
+struct Phases {
+    prepare: f64,
+    stream: f64,
+    finish: f64,
+}
+
+impl From<&flint_pipe::Phases> for Phases {
+    fn from(phases: &flint_pipe::Phases) -> Self {
+        Self {
+            prepare: phases.prepare.as_secs_f64(),
+            stream: phases.stream.as_secs_f64(),
+            finish: phases.finish.as_secs_f64(),
+        }
+    }
+}
+
+/// What kept the run from being faster.
+#[derive(Serialize)]
+struct Bound<'a> {
+    kind: &'static str,
+    stage: &'static str,
+    utilization: f64,
+    confidence: f64,
+    reason: &'a str,
+    advice: Vec<Change<'a>>,
+}
+
+#[derive(Serialize)]
+struct Change<'a> {
+    option: &'a str,
+    predicted_speedup: f64,
+    predicted_size: f64,
+}
+
+impl<'a> From<&'a Bottleneck> for Bound<'a> {
+    fn from(found: &'a Bottleneck) -> Self {
+        let change = |advice: &'a Advice| Change {
+            option: &advice.option,
+            predicted_speedup: advice.predicted_speedup,
+            predicted_size: advice.predicted_size,
+        };
+        Self {
+            kind: found.kind.as_str(),
+            stage: found.stage,
+            utilization: found.utilization,
+            confidence: found.confidence,
+            reason: &found.reason,
+            advice: found.advice.iter().map(change).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct Stage {
+    #[serde(flatten)]
+    work: Done,
+    utilization: f64,
+    service_us: Times,
+    wait_input_us: Times,
+    wait_output_us: Times,
+    wait_budget_us: Times,
+    threads: Vec<Done>,
+}
+
+/// What one thread did, or several together.
+#[derive(Serialize)]
+struct Done {
     chunks: u64,
+    chunks_out: u64,
     bytes_in: u64,
     bytes_out: u64,
     busy_secs: f64,
     cpu_secs: f64,
-    utilization: f64,
+    ready_secs: Option<f64>,
     wait_input_secs: f64,
     wait_output_secs: f64,
     wait_budget_secs: f64,
-    service_us: Service,
 }
 
 impl From<&StageReport> for Stage {
     fn from(stage: &StageReport) -> Self {
         Self {
-            chunks: stage.chunks,
-            bytes_in: stage.bytes_in,
-            bytes_out: stage.bytes_out,
-            busy_secs: stage.busy.as_secs_f64(),
-            cpu_secs: stage.cpu.as_secs_f64(),
+            work: Done::from(&stage.work),
             utilization: stage.utilization,
-            wait_input_secs: stage.wait_input.as_secs_f64(),
-            wait_output_secs: stage.wait_output.as_secs_f64(),
-            wait_budget_secs: stage.wait_budget.as_secs_f64(),
-            service_us: Service::from(&stage.service),
+            service_us: Times::from(&stage.service),
+            wait_input_us: Times::from(&stage.input),
+            wait_output_us: Times::from(&stage.output),
+            wait_budget_us: Times::from(&stage.budget),
+            threads: stage.threads.iter().map(Done::from).collect(),
+        }
+    }
+}
+
+impl From<&Work> for Done {
+    fn from(work: &Work) -> Self {
+        Self {
+            chunks: work.chunks,
+            chunks_out: work.chunks_out,
+            bytes_in: work.bytes_in,
+            bytes_out: work.bytes_out,
+            busy_secs: work.busy.as_secs_f64(),
+            cpu_secs: work.cpu.as_secs_f64(),
+            ready_secs: work.ready.map(|ready| ready.as_secs_f64()),
+            wait_input_secs: work.wait_input.as_secs_f64(),
+            wait_output_secs: work.wait_output.as_secs_f64(),
+            wait_budget_secs: work.wait_budget.as_secs_f64(),
         }
     }
 }
 
 /// Microseconds.
 #[derive(Serialize)]
-struct Service {
+struct Times {
+    count: u64,
+    beyond_range: u64,
     p50: f64,
     p90: f64,
     p99: f64,
@@ -240,9 +331,11 @@ struct Service {
     max: f64,
 }
 
-impl From<&ServiceTimes> for Service {
-    fn from(times: &ServiceTimes) -> Self {
+impl From<&Percentiles> for Times {
+    fn from(times: &Percentiles) -> Self {
         Self {
+            count: times.count,
+            beyond_range: times.beyond_range,
             p50: micros(times.p50),
             p90: micros(times.p90),
             p99: micros(times.p99),
@@ -351,7 +444,7 @@ mod tests {
             let mut stage = StageReport::default();
             stage.name = name;
             stage.workers = workers;
-            stage.busy = Duration::from_millis(400);
+            stage.work.busy = Duration::from_millis(400);
             stage.service.p50 = Duration::from_nanos(310_500);
             report.stages.push(stage);
         }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use flint_pipe::{RecoveredSnapshot, Report, StageReport, format_rate, format_size};
+use flint_pipe::{Bottleneck, RecoveredSnapshot, Report, StageReport, format_rate, format_size};
 use jiff::tz::TimeZone;
 
 use crate::cli::report::plan;
@@ -226,32 +226,64 @@ impl Summary {
             report.stages.iter().map(|stage| format!("{} {}", stage.name, stage.workers)).collect();
         self.line("workers", &workers.join(", "));
         self.text.push_str(&stage_table(&report.stages));
+        if let Some(found) = &report.bottleneck {
+            self.text.push_str(&verdict(found));
+        }
     }
 }
 
-/// Times of each stage, summed over its workers; 80 columns.
+/// What each stage did, summed over its workers: how busy it was and what it waited for, how fast it was while it
+/// worked, and how long it took for one item; 80 columns.
 fn stage_table(stages: &[StageReport]) -> String {
     let mut text = format!(
-        "\n  {:<10} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n",
-        "stage", "util", "busy", "wait in", "wait out", "wait mem", "p50", "p99"
+        "\n  {:<10} {:>4} {:>4} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6}\n",
+        "stage", "thr", "util", "wait<", "wait>", "waitM", "MiB/s", "p50", "p90", "p99", "max"
     );
     for stage in stages {
+        let bytes = stage.work.bytes_in.max(stage.work.bytes_out);
+        let busy = stage.work.busy.as_secs_f64();
+        let rate = if bytes > 0 && busy > 0.0 {
+            format!("{:.0}", bytes as f64 / busy * stage.workers as f64 / f64::from(1 << 20))
+        } else {
+            "-".to_owned()
+        };
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "  {:<10} {:>4.0}% {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "  {:<10} {:>4} {:>3.0}% {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6}",
             stage.name,
+            stage.workers,
             stage.utilization * 100.0,
-            seconds(stage.busy),
-            seconds(stage.wait_input),
-            seconds(stage.wait_output),
-            seconds(stage.wait_budget),
-            short_time(stage.service.p50),
-            short_time(stage.service.p99),
+            brief(stage.work.wait_input),
+            brief(stage.work.wait_output),
+            brief(stage.work.wait_budget),
+            rate,
+            brief(stage.service.p50),
+            brief(stage.service.p90),
+            brief(stage.service.p99),
+            brief(stage.service.max),
         );
     }
     text.push('\n');
     text
+}
+
+/// What bounded the run, in lines of at most 80 columns.
+fn verdict(found: &Bottleneck) -> String {
+    let text = format!("{found}.");
+    let mut lines = format!("  {:<13}", "bounded by");
+    let mut width = 15;
+    for word in text.split_whitespace() {
+        if width + 1 + word.chars().count() > 80 {
+            lines.push_str(&format!("\n{:15}", ""));
+            width = 15;
+        }
+        lines.push(' ');
+        lines.push_str(word);
+        width += 1 + word.chars().count();
+    }
+    lines.push('\n');
+    lines
 }
 
 /// ` (76.8% of that)`, or nothing where there is no size to compare with, or so little that the names outweigh it.
@@ -270,15 +302,18 @@ fn seconds(time: Duration) -> String {
     if seconds < 1000.0 { format!("{seconds:.2} s") } else { format!("{seconds:.0} s") }
 }
 
-/// A time in the unit that suits it.
-fn short_time(time: Duration) -> String {
-    let micros = time.as_micros();
-    if micros < 1000 {
-        format!("{micros} us")
-    } else if micros < 1_000_000 {
-        format!("{:.1} ms", time.as_secs_f64() * 1e3)
-    } else {
-        seconds(time)
+/// A time in six columns at most, in the unit that suits it.
+fn brief(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match seconds {
+        0.0 => "0".to_owned(),
+        _ if seconds < 1e-6 => format!("{:.0}ns", seconds * 1e9),
+        _ if seconds < 1e-3 => format!("{:.0}us", seconds * 1e6),
+        _ if seconds < 0.09995 => format!("{:.1}ms", seconds * 1e3),
+        _ if seconds < 0.9995 => format!("{:.0}ms", seconds * 1e3),
+        _ if seconds < 99.95 => format!("{seconds:.1}s"),
+        _ if seconds < 99_999.5 => format!("{seconds:.0}s"),
+        _ => format!("{:.0}h", seconds / 3600.0),
     }
 }
 
@@ -303,7 +338,7 @@ mod tests {
             stage.name = name;
             stage.workers = 1024;
             stage.utilization = 1.0;
-            stage.busy = Duration::from_secs(9_999_999);
+            stage.work.busy = Duration::from_secs(9_999_999);
             stage.service.p99 = Duration::from_secs(999);
             report.stages.push(stage);
         }
@@ -369,10 +404,37 @@ mod tests {
 
     #[test]
     fn times_have_a_unit_that_suits_them() {
-        assert_eq!(short_time(Duration::from_micros(999)), "999 us");
-        assert_eq!(short_time(Duration::from_micros(1500)), "1.5 ms");
-        assert_eq!(short_time(Duration::from_millis(1200)), "1.20 s");
+        for (nanos, shown) in [
+            (0, "0"),
+            (40, "40ns"),
+            (999_400, "999us"),
+            (1_500_000, "1.5ms"),
+            (99_960_000, "100ms"),
+            (999_600_000, "1.0s"),
+            (99_960_000_000, "100s"),
+            (86_400_000_000_000, "86400s"),
+            (360_000_000_000_000, "100h"),
+        ] {
+            assert_eq!(brief(Duration::from_nanos(nanos)), shown);
+            assert!(brief(Duration::from_nanos(nanos)).len() <= 6);
+        }
         assert_eq!(seconds(Duration::from_secs(1000)), "1000 s");
+    }
+
+    #[test]
+    fn a_verdict_stands_below_the_table_in_lines_that_fit() {
+        let mut report = report();
+        assert!(!packed(Path::new("a"), false, &report).contains("bounded by"));
+        report.bottleneck = Some(Bottleneck::default());
+        let found = report.bottleneck.as_mut().expect("just put there");
+        found.confidence = 1.0;
+        found.reason = "compressing was the bound: its one thread was busy 97 % of the time, and so on".to_owned();
+        let text = packed(Path::new("a"), false, &report);
+        let lines: Vec<&str> = text.lines().skip_while(|line| !line.contains("bounded by")).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[0].starts_with("  bounded by    compressing was the bound: its"), "{text}");
+        assert!(lines[1].starts_with("                ") && lines[1].ends_with("and so on."), "{text}");
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{text}");
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 mod listing;
 mod look;
+pub(crate) mod meter;
 mod parallel;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::format::entry::EntryPath;
@@ -31,6 +33,7 @@ use crate::stages::pack::names::SourceRoot;
 use crate::stages::pack::place::Roots;
 use crate::stages::pack::scan::listing::Listing;
 use crate::stages::pack::scan::look::{Dir, Found, Looker, Way};
+use crate::stages::pack::scan::meter::ScanMeter;
 use crate::stages::pack::scan::parallel::{Ahead, Parallel, Pool};
 
 /// What a scan is to do, besides its roots.
@@ -64,7 +67,8 @@ pub(crate) fn scan(roots: Vec<SourceRoot>, options: ScanOptions) -> Result<Scan>
         skip: options.skip,
         stop: AtomicBool::new(false),
     });
-    let pool = if options.workers > 1 { Some(Pool::start(options.workers)?) } else { None };
+    let meter = Arc::<ScanMeter>::default();
+    let pool = if options.workers > 1 { Some(Pool::start(options.workers, &meter)?) } else { None };
     Ok(Scan {
         roots: roots.into_iter(),
         places: Arc::default(),
@@ -75,6 +79,7 @@ pub(crate) fn scan(roots: Vec<SourceRoot>, options: ScanOptions) -> Result<Scan>
         pool,
         ahead: Arc::new(Ahead::new(Arc::clone(&looker), options.look_ahead)),
         looker,
+        meter,
     })
 }
 
@@ -101,6 +106,8 @@ pub(crate) struct Scan {
     ahead: Arc<Ahead>,
     /// Looks at entries.
     looker: Arc<Looker>,
+    /// How busy the threads are.
+    meter: Arc<ScanMeter>,
 }
 
 /// A way to go through a directory.
@@ -162,6 +169,11 @@ impl Drop for Scan {
 }
 
 impl Scan {
+    /// How busy its threads were; complete once the scan has been dropped.
+    pub(crate) fn meter(&self) -> Arc<ScanMeter> {
+        Arc::clone(&self.meter)
+    }
+
     /// Looks at a root and, if it is a directory, starts to walk it.
     fn begin(&mut self, root: SourceRoot) {
         let SourceRoot { path, name, .. } = root;
@@ -192,7 +204,12 @@ impl Scan {
     /// Takes the next thing from the walk under way.
     fn advance(&mut self) {
         let found = match self.walks.last_mut() {
-            Some(Walk::Parallel(walk)) => walk.next(&self.ahead),
+            Some(Walk::Parallel(walk)) => {
+                let began = Instant::now();
+                let next = walk.next(&self.ahead);
+                self.meter.waited(began);
+                next
+            }
             Some(Walk::Listing(listing)) => listing.next(&self.looker),
             None => None,
         };

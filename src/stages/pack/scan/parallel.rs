@@ -21,6 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use jwalk::rayon::{ThreadPool, ThreadPoolBuilder};
 use jwalk::{Parallelism, WalkDirGeneric};
@@ -28,6 +29,7 @@ use jwalk::{Parallelism, WalkDirGeneric};
 use crate::error::{Error, FileOp, Result};
 use crate::primitives::beneath::PASS;
 use crate::stages::pack::scan::look::{CACHE_TAG, Dir, Found, Look, Looker, Way};
+use crate::stages::pack::scan::meter::{self, ScanMeter};
 
 /// A directory of more names is let go of and listed by its names alone.
 const MOST_NAMES: usize = 32_768;
@@ -155,6 +157,7 @@ impl Ahead {
 
     /// Looks at every entry of a listing, or puts the directory off.
     fn callback(&self, dir: &Dir, is_due: bool, children: &mut Vec<jwalk::Result<WalkEntry>>) {
+        let began = Instant::now();
         let caught = catch_unwind(AssertUnwindSafe(|| {
             let listed = children.len();
             let before = self.queued.fetch_add(listed, Ordering::Relaxed);
@@ -164,6 +167,7 @@ impl Ahead {
             }
             self.queued.fetch_sub(listed - children.len(), Ordering::Relaxed);
         }));
+        meter::listed(began);
         if let Err(panic) = caught {
             children.clear();
             self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
@@ -261,13 +265,18 @@ impl std::fmt::Debug for Pool {
 
 impl Pool {
     /// Starts the threads.
-    pub(super) fn start(workers: usize) -> Result<Self> {
+    pub(super) fn start(workers: usize, meter: &Arc<ScanMeter>) -> Result<Self> {
         let mut handles = Vec::with_capacity(workers);
         let built = ThreadPoolBuilder::new()
             .num_threads(workers)
             .spawn_handler(|thread| {
                 let name = format!("scan-{}", thread.index());
-                handles.push(std::thread::Builder::new().name(name).spawn(|| thread.run())?);
+                let meter = Arc::clone(meter);
+                let body = move || {
+                    thread.run();
+                    meter.close();
+                };
+                handles.push(std::thread::Builder::new().name(name).spawn(body)?);
                 Ok(())
             })
             .build();
@@ -325,7 +334,7 @@ mod tests {
 
     #[test]
     fn the_threads_asked_for_are_there_and_end_with_the_scan() {
-        let pool = Pool::start(3).unwrap();
+        let pool = Pool::start(3, &Arc::default()).unwrap();
         let barrier = Arc::new(std::sync::Barrier::new(4));
         for _ in 0..3 {
             let barrier = Arc::clone(&barrier);
