@@ -134,11 +134,7 @@ impl Vault {
         let effort = effort(options.level)?;
         let segment =
             SegmentWriter::new(Arc::clone(&base.storage), &self.path, &self.keys, &run.stop, run.config.lock_timeout)?;
-        let mapping = match options.read_mode {
-            ReadMode::Auto => Mapping::Local,
-            ReadMode::Mmap => Mapping::Always,
-            ReadMode::Read => Mapping::Never,
-        };
+        let mapping = mapping(options.read_mode);
         let trees = base.trees(&base.commit)?;
         let (comparison, places) = self.compare(sources, options, &plan, base, &trees)?;
         done.plan = Some(plan.report(compress_context(options.level, plan.chunk_size), true));
@@ -245,7 +241,7 @@ impl Unchanged {
     }
 }
 
-fn effort(level: Level) -> Result<Effort> {
+pub(super) fn effort(level: Level) -> Result<Effort> {
     Ok(match level {
         Level::Store => Effort::Store,
         Level::Zstd(level) if LEVELS.contains(&level) => Effort::Level(level),
@@ -254,6 +250,15 @@ fn effort(level: Level) -> Result<Effort> {
         }
         Level::Auto => Effort::BySample,
     })
+}
+
+/// Where files are mapped in this mode.
+pub(super) fn mapping(mode: ReadMode) -> Mapping {
+    match mode {
+        ReadMode::Auto => Mapping::Local,
+        ReadMode::Mmap => Mapping::Always,
+        ReadMode::Read => Mapping::Never,
+    }
 }
 
 /// The pipeline of one run.
@@ -447,6 +452,13 @@ impl Front<'_, '_> {
             gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
             began = Instant::now();
             self.run.counters.tick();
+            if self
+                .options
+                .sample_bytes
+                .is_some_and(|enough| self.run.counters.bytes_known.load(Ordering::Relaxed) >= enough)
+            {
+                break;
+            }
         }
         if !self.run.stop.is_stopped() {
             // An error here is the consequence of a stop.

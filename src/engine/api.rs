@@ -64,6 +64,8 @@ pub struct AddOptions {
     pub tags: Vec<String>,
     /// The command line, kept with the snapshot as information.
     pub command_line: Vec<String>,
+    /// The scan ends when it has found so many bytes of content: for a profile, never for a backup.
+    pub(crate) sample_bytes: Option<u64>,
 }
 
 /// What `remove` does.

@@ -30,7 +30,7 @@ impl Cost {
         Self {
             name: stage.name,
             cpu: stage.work.cpu.as_secs_f64(),
-            blocked: stage.work.blocked().as_secs_f64(),
+            blocked: stage.blocked().as_secs_f64(),
             workers: stage.workers,
         }
     }
@@ -127,6 +127,15 @@ pub(crate) mod tests {
                 ready: Some(Duration::ZERO),
                 ..Work::default()
             },
+            threads: vec![
+                Work {
+                    busy: duration((cpu + blocked) / workers as f64),
+                    cpu: duration(cpu / workers as f64),
+                    ready: Some(Duration::ZERO),
+                    ..Work::default()
+                };
+                workers
+            ],
             ..StageReport::default()
         };
         Report {

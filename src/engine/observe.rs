@@ -344,6 +344,14 @@ pub struct StageReport {
     pub threads: Vec<Work>,
 }
 
+impl StageReport {
+    /// What its threads spent of their busy time off the CPU, though not for want of a core.
+    #[must_use]
+    pub fn blocked(&self) -> Duration {
+        self.threads.iter().map(Work::blocked).sum()
+    }
+}
+
 /// What one thread did, or several together. Times are wall clock unless said.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -371,10 +379,17 @@ pub struct Work {
 }
 
 impl Work {
+    /// The part of `busy` that was spent on a core, or in want of one. A thread wants one while it waits for something to
+    /// do, too, for moments: so this is an upper bound, and never more than `busy`.
+    #[must_use]
+    pub fn on_cpu(&self) -> Duration {
+        (self.cpu + self.ready.unwrap_or_default()).min(self.busy)
+    }
+
     /// The part of `busy` that was spent off the CPU, though not for want of a core: waiting for a device, mostly.
     #[must_use]
     pub fn blocked(&self) -> Duration {
-        self.busy.saturating_sub(self.cpu).saturating_sub(self.ready.unwrap_or_default())
+        self.busy - self.on_cpu()
     }
 }
 

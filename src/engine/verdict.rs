@@ -12,10 +12,11 @@
 //! Where the stage found in 2 or 4 works for each file and the files are small, it is their number that counts: small files.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::engine::config::Level;
 use crate::engine::model::Model;
-use crate::engine::observe::{Report, StageReport};
+use crate::engine::observe::{Report, StageReport, Work};
 use crate::primitives::units::format_size;
 
 /// What kept a run from being faster.
@@ -102,10 +103,14 @@ impl fmt::Display for Bottleneck {
             _ => "perhaps: ",
         };
         write!(f, "{sure}{}", self.reason)?;
-        if let Some(advice) = self.advice.first() {
-            write!(f, "; {advice}")?;
+        match self.advice.first() {
+            // How many at once a device can serve is not known.
+            Some(advice) if self.kind == BoundKind::Device && advice.predicted_size >= 1.0 => {
+                write!(f, "; {} might give up to {:.1}x", advice.option, advice.predicted_speedup)
+            }
+            Some(advice) => write!(f, "; {advice}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -163,9 +168,9 @@ struct Case<'r> {
 }
 
 impl Case<'_> {
-    /// Seconds on a core, and waiting for one, of a stage.
+    /// Seconds of a stage's work on a core, or waiting for one.
     fn demand(stage: &StageReport) -> f64 {
-        (stage.work.cpu + stage.work.ready.unwrap_or_default()).as_secs_f64()
+        stage.threads.iter().map(Work::on_cpu).sum::<Duration>().as_secs_f64()
     }
 
     /// The share of the cores that the run had, or would have had if others had not had them.
@@ -184,7 +189,7 @@ impl Case<'_> {
     /// The share of its busy time that a stage was off the CPU, though not for want of a core.
     fn blocked(stage: &StageReport) -> f64 {
         let busy = stage.work.busy.as_secs_f64();
-        if busy > 0.0 { stage.work.blocked().as_secs_f64() / busy } else { 0.0 }
+        if busy > 0.0 { stage.blocked().as_secs_f64() / busy } else { 0.0 }
     }
 
     /// Entries by far more than their bytes account for.

@@ -8,6 +8,7 @@
 
 mod append;
 mod backpressure;
+mod bottleneck;
 mod cancellation;
 mod changing_sources;
 mod checking;
@@ -23,6 +24,7 @@ mod interleaved;
 mod left_out;
 mod mirror;
 mod power_cuts;
+mod profiling;
 mod recover;
 mod remove;
 mod restore_options;

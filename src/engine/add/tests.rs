@@ -15,6 +15,7 @@ use super::*;
 use crate::crypto::derive::KdfParams;
 use crate::crypto::key::Password;
 use crate::engine::api::CreateOptions;
+use crate::engine::verdict::BoundKind;
 use crate::primitives::fs::{FsKind, Stat};
 use crate::stages::FileRange;
 use crate::stages::pack::place::SourcePath;
@@ -120,4 +121,21 @@ fn a_panic_in_a_reader_ends_the_run_and_leaves_the_vault_as_it_was() {
     let failed = pack(&dir, &vault, 2, Arc::new(|| panic!("a defect"))).unwrap_err();
     assert!(matches!(failed.error, Error::WorkerPanicked { stage: "read", .. }), "{}", failed.error);
     assert!(std::fs::read(dir.path().join("v")).unwrap() == before);
+}
+
+#[test]
+fn files_that_take_their_time_are_a_device_where_they_are_read() {
+    let (dir, vault) = scene();
+    let on_read = || {
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(())
+    };
+    let mut options = AddOptions { level: Level::Store, ..options(&dir, 1) };
+    options.pipeline.workers.all = NonZeroU16::new(2);
+    let staged = Staged(Arc::new(on_read));
+    let report = vault.add_from(&[PathBuf::from("large")], &options, &(), &staged).unwrap();
+    let found = report.bottleneck.expect("it ran for long enough");
+    assert_eq!((found.kind, found.stage), (BoundKind::Device, "read"), "{found}");
+    assert!(found.reason.starts_with("the disk of the sources"), "{found}");
+    assert!(found.advice[0].option.starts_with("--read-workers "), "{found}");
 }

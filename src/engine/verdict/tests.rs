@@ -70,8 +70,10 @@ fn data_that_does_not_shrink_is_advised_to_be_stored() {
 fn a_core_that_others_had_is_not_a_device() {
     let mut report = with_one_busy("compress", 4, 18.0, 0.0);
     let compress = report.stages.iter_mut().find(|stage| stage.name == "compress").unwrap();
-    compress.work.ready = Some(Duration::from_secs(19));
-    compress.work.busy += Duration::from_secs(19);
+    for work in compress.threads.iter_mut().chain([&mut compress.work]) {
+        work.busy += work.cpu;
+        work.ready = Some(work.cpu);
+    }
     compress.utilization = 0.93;
     let found = judged(&report, PACK);
     assert_eq!((found.kind, found.stage), (BoundKind::Cpu, "compress"), "{found}");

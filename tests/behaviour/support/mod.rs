@@ -2,6 +2,7 @@
 
 pub(crate) mod disk;
 pub(crate) mod scenes;
+pub(crate) mod slow;
 pub(crate) mod tree;
 
 use std::collections::BTreeMap;
