@@ -21,6 +21,7 @@ use crate::engine::catch_up::Skipped;
 use crate::engine::commit::{Ready, about_this_run};
 use crate::engine::compare::{BaseWalk, Before, Compared, Comparison, Ordinals, places};
 use crate::engine::config::{Level, ReadMode};
+use crate::engine::device::Device;
 use crate::engine::fit::{Plan, compress_context, fit_pack};
 use crate::engine::full_index::write_full_if_due;
 use crate::engine::indexer::{Announced, Deleted, Indexed, Indexer, Message};
@@ -130,7 +131,7 @@ impl Vault {
     ) -> Result<()> {
         let base = &writer.state;
         base.warnings.iter().for_each(|warning| run.note(&self.path, warning.clone()));
-        let plan = fit_pack(&options.pipeline, options.level)?;
+        let plan = fit_pack(&options.pipeline, options.level, source_device(sources, options))?;
         let effort = effort(options.level)?;
         let segment =
             SegmentWriter::new(Arc::clone(&base.storage), &self.path, &self.keys, &run.stop, run.config.lock_timeout)?;
@@ -252,6 +253,12 @@ pub(super) fn effort(level: Level) -> Result<Effort> {
     })
 }
 
+/// What the sources are on.
+pub(super) fn source_device(sources: &[PathBuf], options: &AddOptions) -> Device {
+    let base = options.directory.as_deref().unwrap_or(Path::new(""));
+    Device::of_all(sources.iter().map(|source| base.join(source)))
+}
+
 /// Where files are mapped in this mode.
 pub(super) fn mapping(mode: ReadMode) -> Mapping {
     match mode {
@@ -343,7 +350,7 @@ impl Pack<'_, '_> {
                     *unchanged_slot.lock().unwrap_or_else(PoisonError::into_inner) = unchanged;
                     Ok(stats)
                 })?);
-                stages.push(spawn_stage(scope, run, plan.read, &make_read, for_read, to_compress)?);
+                stages.push(spawn_stage(scope, run, plan.readers(run, "compress"), &make_read, for_read, to_compress)?);
                 stages.push(spawn_stage(scope, run, plan.third, &make_compress, for_compress, to_encrypt)?);
                 stages.push(spawn_stage(scope, run, plan.fourth, &make_encrypt, for_encrypt, to_write)?);
                 stages.push(spawn_stage(scope, run, plan.write, &make_write, for_write, Tell(to_indexer))?);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::engine::api::ExtractOptions;
+use crate::engine::device::Device;
 use crate::engine::extract::{largest_record, record_pool};
 use crate::engine::fit::{UNPACK_CONTEXT, fit_unpack};
 use crate::engine::observe::{Failed, Observer, PlanReport, Report};
@@ -84,7 +85,7 @@ fn copy_file(
         return Err(Error::Refused { what: "only files can be written to standard output", path: path.to_owned() });
     }
     let mut resolver = Resolver::new(&trees, Arc::clone(&state.vault));
-    let plan = fit_unpack(&options.pipeline, largest_record(&trees), false)?;
+    let plan = fit_unpack(&options.pipeline, largest_record(&trees), false, Device::Unknown)?;
     let pool = record_pool(&plan);
     let mut read = ReadRecord::new(&*state.storage, pool.clone());
     let mut decrypt = Decrypt::new();

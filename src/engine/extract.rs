@@ -13,6 +13,7 @@ use crossbeam::channel::{Sender, bounded};
 
 use crate::engine::api::ExtractOptions;
 use crate::engine::budget::Budget;
+use crate::engine::device::Device;
 use crate::engine::fit::{Plan, UNPACK_CONTEXT, fit_unpack};
 use crate::engine::nearest::nearest;
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Report, StageReport};
@@ -94,7 +95,7 @@ impl Vault {
         done.snapshot = commit.snapshot.as_ref().map(|snapshot| snapshot.number);
         let filter = Filter::new(&options.include, &options.exclude)?;
         let selection = Selection::tolerant(state, &trees, &options.files)?.filtered(filter);
-        let plan = fit_unpack(&options.pipeline, largest_record(&trees), true)?;
+        let plan = fit_unpack(&options.pipeline, largest_record(&trees), true, Device::of(&self.path))?;
         done.plan = Some(plan.report(UNPACK_CONTEXT, false));
         let policy = RestorePolicy { overwrite: options.overwrite, preserve: options.preserve, sync: options.sync };
         if options.dry_run {
@@ -284,7 +285,7 @@ impl Restore<'_, '_> {
                     *planned.lock().unwrap_or_else(PoisonError::into_inner) = (unmatched, selected);
                     Ok(stats)
                 })?);
-                stages.push(spawn_stage(scope, run, plan.read, &make_read, for_read, to_decrypt)?);
+                stages.push(spawn_stage(scope, run, plan.readers(run, "decrypt"), &make_read, for_read, to_decrypt)?);
                 stages.push(spawn_stage(scope, run, plan.third, &make_decrypt, for_decrypt, to_decompress)?);
                 stages.push(spawn_stage(scope, run, plan.fourth, &make_decompress, for_decompress, ToWrite(to_write))?);
                 stages.push(spawn_stage(scope, run, plan.write, &make_write, for_write, Nowhere)?);

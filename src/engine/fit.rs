@@ -5,9 +5,14 @@
 //! chunk size last, and that by the ceiling alone, never by the number of cores, since it decides what a vault holds.
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use crate::engine::config::{CHUNK_SIZES, DEFAULT_CHUNK_SIZE, Level, MAX_WORKERS, PipelineConfig, Workers};
+use crate::engine::device::Device;
+use crate::engine::gate::{Gate, Tuner};
 use crate::engine::observe::PlanReport;
+use crate::engine::pipeline::Crew;
+use crate::engine::run::Run;
 use crate::error::{Error, Result};
 use crate::primitives::pool::{HEAD_ROOM, TAIL_ROOM};
 use crate::primitives::sys::available_cores;
@@ -31,6 +36,8 @@ const AUTO_BUDGET: u64 = 128 * MIB;
 pub(crate) struct Plan {
     pub(crate) scan: usize,
     pub(crate) read: usize,
+    /// As many may be let in as the run goes on; as `read`, if that was set.
+    pub(crate) read_most: usize,
     /// Compress, or decrypt.
     pub(crate) third: usize,
     /// Encrypt, or decompress.
@@ -44,9 +51,32 @@ pub(crate) struct Plan {
     pub(crate) entry_window: u64,
     /// Threads of the five stages without a ceiling of memory, and the peak that they would have.
     unreduced: ([usize; 5], u64),
+    /// Why each of the five stages has so many.
+    reasons: [String; 5],
 }
 
 impl Plan {
+    /// A plan that is not yet fitted to memory.
+    ///
+    /// - `read_most`: readers that may be let in, if their number is learnt.
+    fn of(counts: [(usize, String); 5], read_most: Option<usize>, queue_depth: Option<usize>, chunk_size: u32) -> Self {
+        let [scan, read, third, fourth, write] = counts.each_ref().map(|(count, _)| *count);
+        Self {
+            scan,
+            read,
+            read_most: read_most.unwrap_or(read).max(read),
+            third,
+            fourth,
+            write,
+            queue_depth,
+            chunk_size,
+            budget: 0,
+            entry_window: ENTRY_WINDOW,
+            unreduced: ([0; 5], 0),
+            reasons: counts.map(|(_, reason)| reason),
+        }
+    }
+
     /// Slots of the channel before a stage of so many workers.
     pub(crate) fn depth(&self, workers: usize) -> usize {
         self.queue_depth.unwrap_or(workers * 2)
@@ -59,8 +89,18 @@ impl Plan {
 
     /// The peak of memory that follows from this plan.
     pub(crate) fn peak(&self, context: u64) -> u64 {
-        let workers = (self.scan + self.read + self.third + self.fourth + self.write + 2) as u64;
+        let workers = (self.scan + self.read_most + self.third + self.fourth + self.write + 2) as u64;
         BASE + self.budget + workers * WORKER + self.third as u64 * context + self.entry_window * ENTRY
+    }
+
+    /// The threads that read: those of them that the tuner lets in, where their number is learnt.
+    pub(crate) fn readers(&self, run: &Run<'_>, next: &'static str) -> Crew {
+        if self.read_most == self.read {
+            return self.read.into();
+        }
+        let gate = Gate::new(self.read, self.read_most);
+        run.learn(Tuner::new(Arc::clone(&gate), "read", next));
+        gate.into()
     }
 
     /// Threads of each stage, in the order of the data.
@@ -84,7 +124,9 @@ impl Plan {
         let reduced = names.into_iter().zip(counts).zip(self.unreduced.0);
         let reduced =
             reduced.filter(|((_, count), without)| count < without).map(|((name, _), without)| (name, without));
+        let reasons = names.into_iter().zip(self.counts()).zip(&self.reasons).filter(|((_, count), _)| *count > 0);
         PlanReport {
+            reasons: reasons.map(|((name, _), reason)| (name, reason.clone())).collect(),
             reduced: reduced.collect(),
             unreduced_memory_bytes: self.unreduced.1,
             queue_depths: workers[1..].iter().map(|&(name, count)| (name, self.depth(count))).collect(),
@@ -128,17 +170,42 @@ const MIB_U32: u32 = 1 << 20;
 /// The highest level that `--level auto` may pick.
 pub(crate) const AUTO_HIGHEST_LEVEL: i32 = 6;
 
-/// How a stage's count was come by: what was set stays unless memory forbids it.
-fn count(own: Option<NonZeroU16>, all: Option<NonZeroU16>, auto: usize) -> Result<usize> {
+/// A stage's count and why it is that: what was set stays unless memory forbids it.
+fn count(own: Option<NonZeroU16>, all: Option<NonZeroU16>, auto: (usize, String)) -> Result<(usize, String)> {
     let Some(set) = own.or(all) else { return Ok(auto) };
     if set.get() > MAX_WORKERS {
         return Err(Error::Usage(format!("{set} workers asked for a stage: at most {MAX_WORKERS} are allowed")));
     }
-    Ok(usize::from(set.get()))
+    Ok((usize::from(set.get()), "as asked for".to_owned()))
 }
 
-/// The plan of packing.
-pub(crate) fn fit_pack(config: &PipelineConfig, level: Level) -> Result<Plan> {
+/// As many as there are cores, within limits.
+fn by_cores(least: usize, most: usize) -> (usize, String) {
+    let cores = available_cores().get();
+    let reason = match cores.clamp(least, most) {
+        count if count == cores => format!("as many as cores ({cores})"),
+        count if count > cores => format!("at least {least}, with {cores} core{}", if cores == 1 { "" } else { "s" }),
+        _ => format!("at most {most}, with {cores} cores"),
+    };
+    (cores.clamp(least, most), reason)
+}
+
+/// Threads that read, to begin with and at most, and why.
+///
+/// Measured by who waits: where the stage behind is starved, more of them are tried ([`crate::engine::gate`]).
+fn readers(device: Device, next: &str) -> (usize, usize, String) {
+    let cores = available_cores().get();
+    let (first, most) = match device {
+        // Heads move for each; but where it only says that it turns, more are soon found to be better.
+        Device::Rotational => (1, 8),
+        Device::Network => (8, 32),
+        Device::Flash | Device::Unknown => (cores.clamp(2, 4), (2 * cores).clamp(8, 16)),
+    };
+    (first, most, format!("{}; up to {most} while {next} starves and they help", device.words()))
+}
+
+/// The plan of packing sources that are on such a device.
+pub(crate) fn fit_pack(config: &PipelineConfig, level: Level, device: Device) -> Result<Plan> {
     let chunk_size = config.chunk_size.unwrap_or(DEFAULT_CHUNK_SIZE);
     if !CHUNK_SIZES.contains(&chunk_size) {
         let (least, most) = (u64::from(*CHUNK_SIZES.start()), u64::from(*CHUNK_SIZES.end()));
@@ -148,37 +215,33 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level) -> Result<Plan> {
     }
     let cores = available_cores().get();
     let Workers { all, scan, read, compress, encrypt, write, .. } = config.workers;
-    let plan = Plan {
-        scan: count(scan, None, (cores / 4).clamp(1, 4))?,
-        read: count(read, all, cores.clamp(2, 4))?,
-        third: count(compress, all, cores)?,
-        fourth: count(encrypt, all, cores)?,
-        write: count(write, all, cores.clamp(1, 4))?,
-        queue_depth: checked_depth(config)?,
-        chunk_size,
-        budget: 0,
-        entry_window: ENTRY_WINDOW,
-        unreduced: Default::default(),
-    };
+    let (first, most, why) = readers(device, "compress");
+    let counts = [
+        count(scan, None, ((cores / 4).clamp(1, 4), format!("a quarter of the cores ({cores}), 1 to 4")))?,
+        count(read, all, (first, why))?,
+        count(compress, all, by_cores(1, usize::MAX))?,
+        count(encrypt, all, by_cores(1, usize::MAX))?,
+        count(write, all, by_cores(1, 4))?,
+    ];
+    let is_learnt = read.or(all).is_none();
+    let plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
     fit(plan, config.memory, |chunk_size| compress_context(level, chunk_size), true)
 }
 
-/// The plan of the way back, for records of up to `largest_record` plain bytes.
-pub(crate) fn fit_unpack(config: &PipelineConfig, largest_record: u32, writes: bool) -> Result<Plan> {
-    let cores = available_cores().get();
+/// The plan of the way back out of a vault on such a device, for records of up to `largest_record` plain bytes.
+pub(crate) fn fit_unpack(config: &PipelineConfig, largest_record: u32, writes: bool, device: Device) -> Result<Plan> {
     let Workers { all, read, decrypt, decompress, write, .. } = config.workers;
-    let plan = Plan {
-        scan: 1,
-        read: count(read, all, cores.clamp(2, 4))?,
-        third: count(decrypt, all, cores)?,
-        fourth: count(decompress, all, cores)?,
-        write: if writes { count(write, all, cores.max(2))? } else { 0 },
-        queue_depth: checked_depth(config)?,
-        chunk_size: largest_record.max(*CHUNK_SIZES.start()),
-        budget: 0,
-        entry_window: ENTRY_WINDOW,
-        unreduced: Default::default(),
-    };
+    let (first, most, why) = readers(device, "decrypt");
+    let counts = [
+        (1, "one thread by its nature".to_owned()),
+        count(read, all, (first, why))?,
+        count(decrypt, all, by_cores(1, usize::MAX))?,
+        count(decompress, all, by_cores(1, usize::MAX))?,
+        if writes { count(write, all, by_cores(2, usize::MAX))? } else { (0, String::new()) },
+    ];
+    let is_learnt = read.or(all).is_none();
+    let chunk_size = largest_record.max(*CHUNK_SIZES.start());
+    let plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
     fit(plan, config.memory, |_| UNPACK_CONTEXT, false)
 }
 
@@ -203,12 +266,21 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, may_s
         (chunks as u64 * plan.permit()).min(AUTO_BUDGET.max(floor))
     };
     plan.budget = wanted(&plan);
+    // A reader has a chunk in its hands, for which there has to be a permit, and others need some, too.
+    let enough_for = |plan: &Plan| plan.read.max(usize::try_from(plan.budget / plan.permit()).unwrap_or(0) / 2);
+    plan.read_most = plan.read_most.min(enough_for(&plan));
     plan.unreduced = (plan.counts(), plan.peak(context(plan.chunk_size)));
     let Some(ceiling) = ceiling else { return Ok(plan) };
+    if plan.unreduced.1 <= ceiling {
+        return Ok(plan);
+    }
+    // Where memory is short nobody is let in beside those that are planned.
+    plan.read_most = plan.read;
 
     let asked = plan.clone();
     let least = |chunk_size: u32| {
-        let one_each = Plan { scan: 1, read: 1, third: 1, fourth: 1, write: asked.write.min(1), ..asked.clone() };
+        let one_each =
+            Plan { scan: 1, read: 1, read_most: 1, third: 1, fourth: 1, write: asked.write.min(1), ..asked.clone() };
         let one_each = Plan { chunk_size, entry_window: LEAST_ENTRY_WINDOW, ..one_each };
         Plan { budget: 2 * one_each.permit(), ..one_each }
     };
@@ -232,12 +304,19 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, may_s
         let enough = (plan.third as u64 + 1).max(2) * plan.permit();
         if without + enough <= ceiling {
             plan.budget = wanted(&plan).min(ceiling - without);
+            let counts = plan.counts();
+            for ((reason, count), without) in plan.reasons.iter_mut().zip(counts).zip(plan.unreduced.0) {
+                if count < without {
+                    reason.push_str(&format!("; {count} instead of {without} to fit --memory"));
+                }
+            }
             return Ok(plan);
         }
         let stages = [&mut plan.third, &mut plan.fourth, &mut plan.read, &mut plan.write, &mut plan.scan];
         let largest = stages.into_iter().max_by_key(|count| **count).expect("there are five");
         if *largest > 1 {
             *largest -= 1;
+            plan.read_most = plan.read;
         } else {
             plan.budget = 2 * plan.permit();
             return Ok(plan);
@@ -259,7 +338,7 @@ mod tests {
     fn a_plan_stays_under_its_ceiling() {
         for memory in ["48M", "64M", "128M", "256M", "1G"] {
             for workers in [None, Some(1), Some(8), Some(64)] {
-                let plan = fit_pack(&config(Some(memory), workers), Level::Zstd(3)).unwrap();
+                let plan = fit_pack(&config(Some(memory), workers), Level::Zstd(3), Device::Flash).unwrap();
                 let ceiling = crate::primitives::units::parse_size(memory).unwrap();
                 assert!(plan.peak(compress_context(Level::Zstd(3), plan.chunk_size)) <= ceiling, "{memory} {plan:?}");
                 assert!(plan.budget >= 2 * plan.permit(), "{memory} {plan:?}");
@@ -269,16 +348,16 @@ mod tests {
 
     #[test]
     fn too_little_memory_is_refused_with_what_would_do() {
-        let refused = fit_pack(&config(Some("8M"), None), Level::Zstd(3)).unwrap_err().to_string();
+        let refused = fit_pack(&config(Some("8M"), None), Level::Zstd(3), Device::Flash).unwrap_err().to_string();
         let needed: String = refused.split("at least ").nth(1).unwrap().chars().take_while(|c| *c != ' ').collect();
-        assert!(fit_pack(&config(Some(&needed), None), Level::Zstd(3)).is_ok(), "{refused}");
+        assert!(fit_pack(&config(Some(&needed), None), Level::Zstd(3), Device::Flash).is_ok(), "{refused}");
     }
 
     #[test]
     fn the_chunk_size_follows_from_the_ceiling_and_not_from_the_workers() {
         for memory in ["48M", "64M", "128M"] {
-            let sizes =
-                [1, 2, 16].map(|n| fit_pack(&config(Some(memory), Some(n)), Level::Zstd(3)).unwrap().chunk_size);
+            let sizes = [1, 2, 16]
+                .map(|n| fit_pack(&config(Some(memory), Some(n)), Level::Zstd(3), Device::Flash).unwrap().chunk_size);
             assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
         }
     }
@@ -286,19 +365,19 @@ mod tests {
     #[test]
     fn a_report_of_a_plan_names_the_stages_that_there_are() {
         let config = PipelineConfig { queue_depth: Some(7), ..config(Some("256M"), Some(3)) };
-        let plan = fit_pack(&config, Level::Zstd(3)).unwrap();
+        let plan = fit_pack(&config, Level::Zstd(3), Device::Flash).unwrap();
         let report = plan.report(compress_context(Level::Zstd(3), plan.chunk_size), true);
         assert_eq!(report.workers[1..], [("read", 3), ("compress", 3), ("encrypt", 3), ("write", 3)]);
         assert_eq!(report.queue_depths, ["read", "compress", "encrypt", "write"].map(|name| (name, 7)));
         assert!(report.peak_memory_bytes <= 256 * MIB && report.peak_memory_bytes > report.buffer_bytes);
-        let verify = fit_unpack(&config, 1 << 20, false).unwrap().report(UNPACK_CONTEXT, false);
+        let verify = fit_unpack(&config, 1 << 20, false, Device::Flash).unwrap().report(UNPACK_CONTEXT, false);
         assert_eq!(verify.workers, [("plan", 1), ("read", 3), ("decrypt", 3), ("decompress", 3)]);
         assert_eq!(verify.chunk_size, 1 << 20);
     }
 
     #[test]
     fn the_default_stays_under_a_quarter_of_a_gib() {
-        let plan = fit_pack(&config(None, None), Level::Zstd(3)).unwrap();
+        let plan = fit_pack(&config(None, None), Level::Zstd(3), Device::Flash).unwrap();
         if available_cores().get() <= 16 {
             assert!(plan.peak(compress_context(Level::Zstd(3), plan.chunk_size)) <= 280 * MIB, "{plan:?}");
         }

@@ -171,6 +171,8 @@ pub struct Report {
     pub recovery: Option<Recovery>,
     /// Bytes of the vault's extents that no snapshot refers to (`verify` only).
     pub unreferenced_bytes: Option<u64>,
+    /// What was learnt of the threads of a stage while it ran, by stage and in words: `4 instead of 2 after 0.4 s: 61 % more`.
+    pub learnt: Vec<(&'static str, String)>,
     /// What kept the run from being faster; `None` where nothing ran, or what ran was over too soon to say.
     pub bottleneck: Option<Bottleneck>,
     /// What the run works with; for a dry run, what it would.
@@ -316,6 +318,8 @@ pub struct PlanReport {
     pub peak_memory_bytes: u64,
     /// Stages that have fewer threads than they would without a ceiling of memory, and how many that would be.
     pub reduced: Vec<(&'static str, usize)>,
+    /// Why each stage has so many threads, in words; what is learnt while it runs is in [`Report::learnt`].
+    pub reasons: Vec<(&'static str, String)>,
     /// The ceiling that would reduce nothing.
     pub unreduced_memory_bytes: u64,
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender};
 
 use crate::engine::budget::Permit;
+use crate::engine::gate::Gate;
 use crate::engine::run::{Gauge, Run};
 use crate::engine::stats::WorkerStats;
 use crate::error::{Error, FileOp, Result};
@@ -43,6 +44,44 @@ impl<T: Send> Outlet<T> for Sender<Envelope<T>> {
     }
 }
 
+/// How many workers a stage has.
+pub(crate) struct Crew {
+    count: usize,
+    /// Who of them works is learnt; if there is none, all do.
+    gate: Option<Arc<Gate>>,
+}
+
+impl From<usize> for Crew {
+    fn from(count: usize) -> Self {
+        Self { count, gate: None }
+    }
+}
+
+impl From<Arc<Gate>> for Crew {
+    fn from(gate: Arc<Gate>) -> Self {
+        Self { count: gate.most, gate: Some(gate) }
+    }
+}
+
+/// A worker's place in its crew.
+#[derive(Clone, Copy)]
+struct Place<'g> {
+    number: usize,
+    gate: Option<&'g Gate>,
+}
+
+impl Place<'_> {
+    /// Waits until this worker is to work, which is booked; false if it never will be again.
+    fn enter(self, run: &Run<'_>, stats: &mut WorkerStats) -> bool {
+        let Some(gate) = self.gate else { return true };
+        let began = Instant::now();
+        let enters = gate.enter(self.number, &run.stop);
+        stats.parked += began.elapsed();
+        stats.kept_out &= !enters;
+        enters
+    }
+}
+
 /// The workers of one stage.
 pub(crate) struct StageHandle<'scope> {
     name: &'static str,
@@ -64,7 +103,7 @@ impl StageHandle<'_> {
 pub(crate) fn spawn_stage<'scope, 'env, S, F, O>(
     scope: &'scope Scope<'scope, 'env>,
     run: &'env Run<'_>,
-    count: usize,
+    crew: impl Into<Crew>,
     make: &'env F,
     input: Receiver<Envelope<S::In>>,
     output: O,
@@ -76,14 +115,17 @@ where
     F: Fn() -> Result<S> + Sync,
     O: Outlet<S::Out> + 'scope,
 {
+    let Crew { count, gate } = crew.into();
     let gauge = run.gauge(S::NAME, count);
     let mut workers = Vec::with_capacity(count);
     for number in 0..count {
         let (gauge, input, output) = (Arc::clone(&gauge), input.clone(), output.clone());
+        let gate = gate.clone();
         let worker = Builder::new().name(format!("{}-{number}", S::NAME)).spawn_scoped(scope, move || {
             guarded(S::NAME, run, || {
                 let mut stage = make()?;
-                Ok(work(&mut stage, run, &gauge, &input, &output)?.close())
+                let place = Place { number, gate: gate.as_deref() };
+                Ok(work(&mut stage, run, &gauge, place, &input, &output)?.close())
             })
         });
         workers.push(worker.map_err(|error| Error::io(FileOp::StartThread, S::NAME, error))?);
@@ -129,6 +171,7 @@ fn work<S>(
     stage: &mut S,
     run: &Run<'_>,
     gauge: &Gauge,
+    place: Place<'_>,
     input: &Receiver<Envelope<S::In>>,
     output: &impl Outlet<S::Out>,
 ) -> Result<WorkerStats>
@@ -138,9 +181,14 @@ where
     S::Out: Weighed,
 {
     let mut stats = WorkerStats::default();
-    loop {
+    stats.kept_out = place.gate.is_some();
+    while place.enter(run, &mut stats) {
         let idle = Instant::now();
-        let Ok(Envelope { item, mut permit }) = input.recv() else { break };
+        let Ok(Envelope { item, mut permit }) = input.recv() else {
+            // Whoever is not let in need not wait any longer.
+            place.gate.iter().for_each(|gate| gate.shut());
+            break;
+        };
         let began = Instant::now();
         stats.wait_input.record(began - idle);
         if run.stop.is_stopped() {
@@ -176,6 +224,7 @@ where
         stats.bytes_out += bytes_out;
         let service = stats.serviced(began, waited);
         gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        gauge.bytes.fetch_add(bytes_out, Ordering::Relaxed);
         run.counters.tick();
     }
     Ok(stats)

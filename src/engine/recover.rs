@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::engine::api::RecoverOptions;
+use crate::engine::device::Device;
 use crate::engine::fit::{UNPACK_CONTEXT, fit_unpack};
 use crate::engine::locks::Held;
 use crate::engine::observe::{
@@ -186,7 +187,7 @@ impl Vault {
     ) -> Result<()> {
         let wanted = ground.wanted();
         let largest = wanted.iter().map(|(_, place)| place.plain_len).max().unwrap_or(0);
-        let plan = fit_unpack(&options.pipeline, largest, false)?;
+        let plan = fit_unpack(&options.pipeline, largest, false, Device::of(&self.path))?;
         done.plan = Some(plan.report(UNPACK_CONTEXT, false));
         let ReadThrough { stages, stored_bytes, failed } = read_through(run, storage, reader, &plan, wanted)?;
         (done.stages, done.stored_bytes) = (stages, stored_bytes);

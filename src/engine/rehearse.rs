@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use crate::engine::add::{Done, tell};
+use crate::engine::add::{Done, source_device, tell};
 use crate::engine::api::AddOptions;
 use crate::engine::compare::Compared;
 use crate::engine::fit::{compress_context, fit_pack};
@@ -64,7 +64,7 @@ impl Vault {
         done: &mut Done,
     ) -> Result<()> {
         let base = self.open_state(run, false)?;
-        let plan = fit_pack(&options.pipeline, options.level)?;
+        let plan = fit_pack(&options.pipeline, options.level, source_device(sources, options))?;
         done.plan = Some(plan.report(compress_context(options.level, plan.chunk_size), true));
         let trees = base.trees(&base.commit)?;
         let (mut comparison, _) = self.compare(sources, options, &plan, &base, &trees)?;

@@ -12,6 +12,7 @@ use crossbeam::channel::{RecvTimeoutError, bounded};
 
 use crate::engine::cancel::Stop;
 use crate::engine::config::{DEFAULT_STALL_TIMEOUT, PipelineConfig};
+use crate::engine::gate::Tuner;
 use crate::engine::observe::{EntryError, EntryErrorKind, Notice, Observer, Phases, Progress, Report, StageReport};
 use crate::error::{Error, Result};
 use crate::primitives::sys::{available_cores, peak_rss_bytes};
@@ -81,6 +82,8 @@ pub(crate) struct Gauge {
     pub(crate) name: &'static str,
     pub(crate) workers: usize,
     pub(crate) busy_ns: AtomicU64,
+    /// Bytes given on.
+    pub(crate) bytes: AtomicU64,
     /// Workers that have an item in their hands.
     pub(crate) active: AtomicU64,
 }
@@ -97,6 +100,8 @@ pub(crate) struct Run<'a> {
     clock: Mutex<PhaseClock>,
     vault: PathBuf,
     gauges: Mutex<Vec<Arc<Gauge>>>,
+    /// Opens the gate of the stage whose threads are learnt.
+    tuner: Mutex<Option<Tuner>>,
     /// The file that a reader or writer took up last; named when a run stalls.
     current: Mutex<PathBuf>,
     errors: Mutex<Vec<EntryError>>,
@@ -124,6 +129,7 @@ impl<'a> Run<'a> {
             clock: Mutex::new(PhaseClock::started_at(started)),
             vault: vault.to_owned(),
             gauges: Mutex::default(),
+            tuner: Mutex::default(),
             current: Mutex::default(),
             errors: Mutex::default(),
             notes: Mutex::default(),
@@ -180,7 +186,13 @@ impl<'a> Run<'a> {
 
     /// A gauge for a stage that begins now.
     pub(crate) fn gauge(&self, name: &'static str, workers: usize) -> Arc<Gauge> {
-        let gauge = Arc::new(Gauge { name, workers, busy_ns: AtomicU64::new(0), active: AtomicU64::new(0) });
+        let gauge = Arc::new(Gauge {
+            name,
+            workers,
+            busy_ns: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            active: AtomicU64::new(0),
+        });
         self.gauges.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&gauge));
         gauge
     }
@@ -218,6 +230,7 @@ impl<'a> Run<'a> {
 
     /// The report of the whole; the caller adds what only it knows.
     pub(crate) fn into_report(self, command: &'static str, stages: Vec<StageReport>) -> Report {
+        let learnt = self.take_learnt();
         let mut clock = self.clock.into_inner().unwrap_or_else(PoisonError::into_inner);
         clock.enter(Phase::Prepare);
         Report {
@@ -225,6 +238,7 @@ impl<'a> Run<'a> {
             duration: clock.since - self.started,
             phases: clock.spent,
             cores: available_cores().get(),
+            learnt,
             peak_memory_bytes: peak_rss_bytes().unwrap_or(0),
             stages,
             errors: self.errors.into_inner().unwrap_or_else(PoisonError::into_inner),
@@ -255,9 +269,33 @@ impl<'a> Run<'a> {
             {
                 self.stop.fail(self.stalled(after));
             }
+            if streams {
+                self.tune();
+            }
             let busiest = self.busiest(&mut last_busy, looked_at.elapsed());
             looked_at = Instant::now();
             self.report_progress(busiest);
+        }
+    }
+
+    /// Has the threads of a stage learnt from here on.
+    pub(crate) fn learn(&self, tuner: Tuner) {
+        *self.tuner.lock().unwrap_or_else(PoisonError::into_inner) = Some(tuner);
+    }
+
+    /// What was learnt, by stage and in words; nothing more will be.
+    fn take_learnt(&self) -> Vec<(&'static str, String)> {
+        let tuner = self.tuner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        tuner.map_or_else(Vec::new, |tuner| tuner.learnt.into_iter().map(|words| (tuner.stage, words)).collect())
+    }
+
+    fn tune(&self) {
+        let mut tuner = self.tuner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(tuner) = &mut *tuner else { return };
+        let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        let find = |name| gauges.iter().rfind(|gauge| gauge.name == name);
+        if let (Some(stage), Some(next)) = (find(tuner.stage), find(tuner.next)) {
+            tuner.look(stage, next, Instant::now(), self.started.elapsed());
         }
     }
 

@@ -60,6 +60,10 @@ pub(crate) struct WorkerStats {
     pub(crate) wait_output: Timed,
     /// Waiting for a permit, each time.
     pub(crate) wait_budget: Timed,
+    /// Not let in: it did not count as a worker for so long.
+    pub(crate) parked: Duration,
+    /// It was never let in.
+    pub(crate) kept_out: bool,
     /// CPU time of the thread.
     pub(crate) cpu: Duration,
     /// Time in which the thread could have run and had no core; `None` if the system does not tell.
@@ -142,7 +146,11 @@ pub(crate) fn scan_report(taker: Vec<WorkerStats>, listing: Vec<ListingWork>, wa
 pub(crate) fn stage_report(name: &'static str, workers: Vec<WorkerStats>, wall: Duration) -> StageReport {
     let mut sum = WorkerStats { ready: Some(Duration::ZERO), ..WorkerStats::default() };
     workers.iter().for_each(|worker| sum.merge(worker));
-    let available = wall.as_secs_f64() * workers.len() as f64;
+    let mut workers = workers;
+    // Who was never let in was no worker.
+    workers.retain(|worker| !worker.kept_out);
+    let available: Duration = workers.iter().map(|worker| wall.saturating_sub(worker.parked)).sum();
+    let available = available.as_secs_f64();
     let utilization = if available > 0.0 { (sum.service.total.as_secs_f64() / available).min(1.0) } else { 0.0 };
     StageReport {
         name,

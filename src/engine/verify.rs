@@ -14,6 +14,7 @@ use crossbeam::channel::{Sender, bounded};
 use crate::crypto::key::fill_random;
 use crate::engine::api::VerifyOptions;
 use crate::engine::budget::Budget;
+use crate::engine::device::Device;
 use crate::engine::extract::record_pool;
 use crate::engine::fit::{Plan, UNPACK_CONTEXT, fit_unpack};
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Report, StageReport};
@@ -98,7 +99,7 @@ impl Vault {
         }
         if !options.quick {
             let largest = wanted.iter().map(|(_, place)| place.plain_len).max().unwrap_or(0);
-            let plan = fit_unpack(&options.pipeline, largest, false)?;
+            let plan = fit_unpack(&options.pipeline, largest, false, Device::of(&self.path))?;
             checked.plan = Some(plan.report(UNPACK_CONTEXT, false));
             if options.dry_run {
                 checked.stored_bytes += wanted.iter().map(|(_, place)| u64::from(place.sealed_len)).sum::<u64>();
@@ -391,7 +392,7 @@ pub(super) fn read_through(
         let mut stages = Vec::new();
         let started = (|| {
             stages.push(spawn_one(scope, run, "plan", move || Ok(front.work(wanted, &to_read)))?);
-            stages.push(spawn_stage(scope, run, plan.read, &make_read, for_read, to_decrypt)?);
+            stages.push(spawn_stage(scope, run, plan.readers(run, "decrypt"), &make_read, for_read, to_decrypt)?);
             stages.push(spawn_stage(scope, run, plan.third, &make_decrypt, for_decrypt, to_decompress)?);
             stages.push(spawn_stage(scope, run, plan.fourth, &make_decompress, for_decompress, verdicts)?);
             Ok(())

@@ -60,6 +60,7 @@ pub(crate) fn object(outcome: &Outcome<'_>) -> String {
         recovery: report.recovery.as_ref().map(Recovered::from),
         plan: report.plan.as_ref().map(Plan::from),
         workers: Workers(&report.stages),
+        learnt: report.learnt.iter().map(|(stage, what)| Lesson { stage, what }).collect(),
         bottleneck: report.bottleneck.as_ref().map(Bound::from),
         stages: Stages(&report.stages),
         errors: report.errors.iter().map(Failure::from).collect(),
@@ -100,6 +101,7 @@ struct Object<'a> {
     recovery: Option<Recovered<'a>>,
     plan: Option<Plan<'a>>,
     workers: Workers<'a>,
+    learnt: Vec<Lesson<'a>>,
     bottleneck: Option<Bound<'a>>,
     stages: Stages<'a>,
     errors: Vec<Failure<'a>>,
@@ -164,6 +166,7 @@ struct Plan<'a> {
     peak_memory_bytes: u64,
     reduced: ByStage<'a>,
     unreduced_memory_bytes: u64,
+    reasons: Sentences<'a>,
 }
 
 impl<'a> From<&'a PlanReport> for Plan<'a> {
@@ -177,6 +180,7 @@ impl<'a> From<&'a PlanReport> for Plan<'a> {
             peak_memory_bytes: plan.peak_memory_bytes,
             reduced: ByStage(&plan.reduced),
             unreduced_memory_bytes: plan.unreduced_memory_bytes,
+            reasons: Sentences(&plan.reasons),
         }
     }
 }
@@ -188,6 +192,22 @@ impl Serialize for ByStage<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().copied())
     }
+}
+
+/// Words by the name of the stage, in the order of the data.
+struct Sentences<'a>(&'a [(&'static str, String)]);
+
+impl Serialize for Sentences<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(stage, words)| (stage, words)))
+    }
+}
+
+/// What was learnt, in the order of time.
+#[derive(Serialize)]
+struct Lesson<'a> {
+    stage: &'static str,
+    what: &'a str,
 }
 
 /// Threads by the name of the stage, in the order of the data.

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use flint_pipe::{PlanReport, format_size};
 
+use crate::cli::report::wrapped;
+
 /// Threads, queues, buffers and the memory that follows from them; 80 columns.
 pub(crate) fn table(plan: &PlanReport) -> String {
     let mut text = format!("\n  {:<10} {:>7} {:>7}\n", "stage", "threads", "queue");
@@ -22,6 +24,12 @@ pub(crate) fn table(plan: &PlanReport) -> String {
     ] {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name:<13} {value}");
+    }
+    if !plan.reasons.is_empty() {
+        text.push('\n');
+    }
+    for (stage, reason) in &plan.reasons {
+        text.push_str(&wrapped(stage, reason));
     }
     text
 }
@@ -51,5 +59,9 @@ mod tests {
             "  peak memory   200 MiB at most, as predicted",
         ];
         assert_eq!(table(&plan).lines().collect::<Vec<_>>(), lines);
+        plan.reasons = vec![("scan", "a quarter of the cores (2), 1 to 4".to_owned()), ("read", "why ".repeat(30))];
+        let text = table(&plan);
+        assert!(text.contains("\n\n  scan          a quarter of the cores (2), 1 to 4\n  read          why"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     }
 }

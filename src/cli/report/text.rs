@@ -7,7 +7,7 @@ use std::time::Duration;
 use flint_pipe::{Bottleneck, RecoveredSnapshot, Report, StageReport, format_rate, format_size};
 use jiff::tz::TimeZone;
 
-use crate::cli::report::plan;
+use crate::cli::report::{plan, wrapped};
 use crate::cli::{escape, list};
 
 /// What `add` did, or would do.
@@ -226,6 +226,9 @@ impl Summary {
             report.stages.iter().map(|stage| format!("{} {}", stage.name, stage.workers)).collect();
         self.line("workers", &workers.join(", "));
         self.text.push_str(&stage_table(&report.stages));
+        for (stage, words) in &report.learnt {
+            self.text.push_str(&wrapped("learnt", &format!("{stage}: {words}")));
+        }
         if let Some(found) = &report.bottleneck {
             self.text.push_str(&verdict(found));
         }
@@ -270,20 +273,7 @@ fn stage_table(stages: &[StageReport]) -> String {
 
 /// What bounded the run, in lines of at most 80 columns.
 fn verdict(found: &Bottleneck) -> String {
-    let text = format!("{found}.");
-    let mut lines = format!("  {:<13}", "bounded by");
-    let mut width = 15;
-    for word in text.split_whitespace() {
-        if width + 1 + word.chars().count() > 80 {
-            lines.push_str(&format!("\n{:15}", ""));
-            width = 15;
-        }
-        lines.push(' ');
-        lines.push_str(word);
-        width += 1 + word.chars().count();
-    }
-    lines.push('\n');
-    lines
+    wrapped("bounded by", &format!("{found}."))
 }
 
 /// ` (76.8% of that)`, or nothing where there is no size to compare with, or so little that the names outweigh it.

@@ -13,6 +13,7 @@ use crate::engine::add::{effort, mapping};
 use crate::engine::api::AddOptions;
 use crate::engine::compare::{Compared, Comparison};
 use crate::engine::config::Level;
+use crate::engine::device::Device;
 use crate::engine::extract::record_pool;
 use crate::engine::fit::{Plan, fit_pack, fit_unpack};
 use crate::engine::plan::{Decision, Planner};
@@ -97,7 +98,7 @@ pub(super) fn pack(
     stride: u64,
     limit: u64,
 ) -> Result<Alone> {
-    let plan = fit_pack(&options.pipeline, level)?;
+    let plan = fit_pack(&options.pipeline, level, Device::Unknown)?;
     let pool = BufferPool::new(plan.chunk_size as usize);
     let intake = Intake { mapping: mapping(options.read_mode), refused: AtomicBool::new(false) };
     let (master, mut id) = (MasterKey::generate()?, [0; 16]);
@@ -175,7 +176,7 @@ pub(super) fn unpack(
     stride: u64,
 ) -> Result<Alone> {
     let largest = wanted.iter().map(|(_, place)| place.plain_len).max().unwrap_or(0);
-    let plan: Plan = fit_unpack(&options.pipeline, largest, false)?;
+    let plan: Plan = fit_unpack(&options.pipeline, largest, false, Device::Unknown)?;
     let pool = record_pool(&plan);
     let mut read = ReadRecord::<()>::new(&*state.storage, pool.clone());
     let mut decrypt = Decrypt::<()>::new();

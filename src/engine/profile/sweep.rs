@@ -3,6 +3,7 @@
 
 use std::num::NonZeroU16;
 
+use crate::engine::add::source_device;
 use crate::engine::config::Level;
 use crate::engine::fit::fit_pack;
 use crate::engine::model::Model;
@@ -35,7 +36,7 @@ pub(super) fn sweep(packer: &Packer<'_, '_>, profile: &mut Profile) -> Result<()
             let mut options = packer.session.pack_options()?;
             options.level = level;
             options.pipeline.workers = crate::engine::config::Workers { all: workers, ..Default::default() };
-            let plan = fit_pack(&options.pipeline, level)?;
+            let plan = fit_pack(&options.pipeline, level, source_device(packer.sources, &options))?;
             let counts =
                 [("read", plan.read), ("compress", plan.third), ("encrypt", plan.fourth), ("write", plan.write)];
             let point = SweepPoint {

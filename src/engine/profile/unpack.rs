@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::engine::api::ExtractOptions;
+use crate::engine::device::Device;
 use crate::engine::extract::largest_record;
 use crate::engine::fit::{UNPACK_CONTEXT, fit_unpack};
 use crate::engine::observe::{EntryErrorKind, Observer, Report};
@@ -75,7 +76,7 @@ impl Vault {
         let (result, run) = Run::conduct("profile", &self.path, &config, session.observer, |run| {
             let state = self.open_state(run, true)?;
             let largest = largest_record(&state.trees(&state.commit)?);
-            let plan = fit_unpack(run.config, largest, false)?;
+            let plan = fit_unpack(run.config, largest, false, Device::of(&self.path))?;
             let wanted = self.newest_records(run, &state)?;
             let (files, directories, bytes) = count(run, &state)?;
             let read = read_through(run, &*state.storage, &state.reader, &plan, wanted)?;
