@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::primitives::fs::{FsKind, file_system_kind, open_place};
 
+/// What stands in the places of virtual disks below `/sys/devices`: KVM, Xen, Hyper-V.
+const VIRTUAL: [&str; 4] = ["/virtio", "/vbd-", "/xen", "/VMBUS"];
+
 /// Kinds of devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Device {
@@ -14,7 +17,7 @@ pub(crate) enum Device {
     Flash,
     /// Another machine, or a program.
     Network,
-    /// Turns, or says that it does: disks of virtual machines often say so whatever they are.
+    /// Turns, or says that it does.
     Rotational,
 }
 
@@ -47,6 +50,11 @@ impl Device {
 
     fn of_number(dev: u64) -> Self {
         let (major, minor) = (libc::major(dev), libc::minor(dev));
+        // The disk of a virtual machine says that it turns if nobody told it otherwise, and nobody does.
+        let place = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).unwrap_or_default();
+        if VIRTUAL.iter().any(|part| place.to_string_lossy().contains(part)) {
+            return Self::Unknown;
+        }
         // Of a partition, its disk says it. What has no device of its own (overlays, tmpfs, btrfs) has major number 0.
         ["queue/rotational", "../queue/rotational"]
             .iter()

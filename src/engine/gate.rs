@@ -74,10 +74,13 @@ impl Gate {
     }
 }
 
-/// Figures are taken over this long: several chunks of a slow disk.
+/// Figures are taken over this long at least, and over so many chunks for each thread, so that one more or less does not
+/// decide; but over no more than this.
 const WINDOW: Duration = Duration::from_millis(200);
-/// After more threads did not help it is tried again no sooner than this.
-const PATIENCE: Duration = Duration::from_secs(10);
+const WINDOW_ITEMS: u64 = 4;
+const LONGEST_WINDOW: Duration = Duration::from_secs(2);
+/// After more threads did not help it is tried again no sooner than this, and each time twice as late.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// A stage this busy, before one that is no busier than that, may be what others wait for.
 const BUSY: f64 = 0.8;
 const STARVED: f64 = 0.75;
@@ -95,6 +98,7 @@ pub(crate) struct Tuner {
     last: Figures,
     trial: Option<Trial>,
     not_before: Option<Instant>,
+    patience: Duration,
     /// What was tried, in words.
     pub(crate) learnt: Vec<String>,
 }
@@ -111,6 +115,7 @@ struct Trial {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Figures {
+    items: u64,
     busy_ns: u64,
     next_busy_ns: u64,
     bytes: u64,
@@ -120,6 +125,7 @@ struct Figures {
 fn figures(stage: &Gauge, next: &Gauge) -> Figures {
     use std::sync::atomic::Ordering::Relaxed;
     Figures {
+        items: stage.items.load(Relaxed),
         busy_ns: stage.busy_ns.load(Relaxed),
         next_busy_ns: next.busy_ns.load(Relaxed),
         bytes: stage.bytes.load(Relaxed),
@@ -130,20 +136,21 @@ impl Tuner {
     /// A tuner for the gate of `stage`, before the stage `next`.
     pub(crate) fn new(gate: Arc<Gate>, stage: &'static str, next: &'static str) -> Self {
         let (since, last) = (Instant::now(), Figures::default());
-        Self { gate, stage, next, since, last, trial: None, not_before: None, learnt: Vec::new() }
+        Self { gate, stage, next, since, last, trial: None, not_before: None, patience: PATIENCE, learnt: Vec::new() }
     }
 
     /// Looks at the gauges, from time to time; `at` is the time since the run began.
     pub(crate) fn look(&mut self, stage: &Gauge, next: &Gauge, now: Instant, at: Duration) {
         let elapsed = now.saturating_duration_since(self.since);
-        if elapsed < WINDOW {
+        let figures = figures(stage, next);
+        let open_for = self.gate.open_for();
+        let enough = figures.items - self.last.items >= WINDOW_ITEMS * open_for as u64;
+        if elapsed < WINDOW || !enough && elapsed < LONGEST_WINDOW {
             return;
         }
-        let figures = figures(stage, next);
         let last = std::mem::replace(&mut self.last, figures);
         self.since = now;
         let seconds = elapsed.as_secs_f64();
-        let open_for = self.gate.open_for();
         let share = |now: u64, before: u64, threads: usize| {
             now.saturating_sub(before) as f64 / 1e9 / (seconds * threads.max(1) as f64)
         };
@@ -165,7 +172,8 @@ impl Tuner {
                 self.trial = None;
                 if gain < GAIN {
                     self.gate.set(before);
-                    self.not_before = Some(now + PATIENCE);
+                    self.not_before = Some(now + self.patience);
+                    self.patience *= 2;
                     self.learnt.push(format!("{before} again after {seconds:.1} s: {open_for} brought no more"));
                     return;
                 }
@@ -245,7 +253,9 @@ mod tests {
     #[test]
     fn what_did_not_help_is_not_tried_again_for_a_while() {
         let windows: Vec<_> = std::iter::repeat_n((0.95, 0.1, 100.0), 40).collect();
-        let (seen, _) = tuned(2, 8, &windows);
-        assert_eq!(seen.iter().filter(|&&open_for| open_for == 4).count(), 2, "one trial of two windows: {seen:?}");
+        let (seen, learnt) = tuned(2, 8, &windows);
+        // In 8 s: at once, a second later, two seconds later, four seconds later; two windows each.
+        assert_eq!(learnt.len(), 3, "{learnt:?}");
+        assert_eq!(seen.iter().filter(|&&open_for| open_for == 4).count(), 6, "{seen:?}");
     }
 }

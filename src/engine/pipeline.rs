@@ -224,6 +224,7 @@ where
         stats.bytes_out += bytes_out;
         let service = stats.serviced(began, waited);
         gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        gauge.items.fetch_add(1, Ordering::Relaxed);
         gauge.bytes.fetch_add(bytes_out, Ordering::Relaxed);
         run.counters.tick();
     }

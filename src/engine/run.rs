@@ -82,7 +82,8 @@ pub(crate) struct Gauge {
     pub(crate) name: &'static str,
     pub(crate) workers: usize,
     pub(crate) busy_ns: AtomicU64,
-    /// Bytes given on.
+    /// Items done, and bytes given on.
+    pub(crate) items: AtomicU64,
     pub(crate) bytes: AtomicU64,
     /// Workers that have an item in their hands.
     pub(crate) active: AtomicU64,
@@ -190,6 +191,7 @@ impl<'a> Run<'a> {
             name,
             workers,
             busy_ns: AtomicU64::new(0),
+            items: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             active: AtomicU64::new(0),
         });
