@@ -180,8 +180,7 @@ where
     S::In: Weighed,
     S::Out: Weighed,
 {
-    let mut stats = WorkerStats::default();
-    stats.kept_out = place.gate.is_some();
+    let mut stats = WorkerStats { kept_out: place.gate.is_some(), ..WorkerStats::default() };
     while place.enter(run, &mut stats) {
         let idle = Instant::now();
         let Ok(Envelope { item, mut permit }) = input.recv() else {
