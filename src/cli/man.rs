@@ -1,6 +1,5 @@
 //! `man`: the manual, a page for the program and one for each of its commands.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
@@ -8,6 +7,7 @@ use clap_mangen::Man;
 use flint_pipe::{Error, FileOp};
 
 use crate::cli::exit::Status;
+use crate::cli::replace::replace;
 use crate::cli::session::Session;
 use crate::cli::{Cli, escape, stdout};
 
@@ -30,30 +30,10 @@ fn write(directory: &Path) -> Result<(), Error> {
     std::fs::create_dir_all(directory).map_err(|error| Error::io(FileOp::CreateDirectory, directory, error))?;
     for (name, page) in pages()? {
         let path = directory.join(name);
-        replace(directory, &path, &page)?;
+        replace(&path, &page)?;
         stdout::print(format!("{}\n", escape::path(&path)))?;
     }
     Ok(())
-}
-
-/// Puts a page in its place in one step: an older one is replaced, and whoever reads it meanwhile has the whole of one.
-fn replace(directory: &Path, path: &Path, page: &[u8]) -> Result<(), Error> {
-    let failed = |error| Error::io(FileOp::Write, path, error);
-    if path.is_dir() {
-        return Err(Error::Refused { what: "a directory is in the way", path: path.to_owned() });
-    }
-    let temporary = directory.join(format!(".flint-pipe.{}.tmp", std::process::id()));
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&temporary)
-        .and_then(|mut file| file.write_all(page))
-        .and_then(|()| std::fs::rename(&temporary, path));
-    written.map_err(|error| {
-        // If this fails too, the first failure still says more.
-        let _ = std::fs::remove_file(&temporary);
-        failed(error)
-    })
 }
 
 /// Each page with the name of its file.

@@ -21,6 +21,7 @@ mod progress;
 mod recover;
 mod rehearsal;
 mod remove;
+mod replace;
 mod report;
 mod restore;
 mod session;

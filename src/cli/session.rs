@@ -150,11 +150,11 @@ impl Session {
     }
 
     /// Runs the operation itself, with signals, deadline and stalls looked after.
-    pub(crate) fn operate<T>(
+    pub(crate) fn operate<T, E>(
         self: &Arc<Self>,
         config: &PipelineConfig,
-        operation: impl FnOnce(&dyn Observer) -> Result<T, Failed>,
-    ) -> Result<T, Failed> {
+        operation: impl FnOnce(&dyn Observer) -> Result<T, E>,
+    ) -> Result<T, E> {
         self.life().stage = Stage::Running(Limits::new(config, Instant::now()));
         if let Err(error) = signals::watch(self) {
             self.note(&format!("nobody looks after this run: {error}"));
