@@ -244,6 +244,26 @@ impl From<&RestoreWorkers> for Workers {
     }
 }
 
+/// The threads of each stage of both ways.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Pipeline")]
+pub(crate) struct BothWorkers {
+    #[command(flatten)]
+    pack: PackWorkers,
+    /// Threads that decrypt
+    #[arg(long, value_name = "N", value_parser = stage_workers)]
+    decrypt_workers: Option<NonZeroU16>,
+    /// Threads that decompress
+    #[arg(long, value_name = "N", value_parser = stage_workers)]
+    decompress_workers: Option<NonZeroU16>,
+}
+
+impl From<&BothWorkers> for Workers {
+    fn from(args: &BothWorkers) -> Self {
+        Self { decrypt: args.decrypt_workers, decompress: args.decompress_workers, ..Self::from(&args.pack) }
+    }
+}
+
 /// `--at`.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct AtArg {
@@ -317,8 +337,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "not a time such as 90s, 10m or 2h".to_owned())
 }
 
-/// Parses the value of `--timeout`: a deadline that has passed already is a slip.
-fn timeout(text: &str) -> Result<Duration, String> {
+/// Parses a time that has to be more than none: a deadline that has passed already is a slip.
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("not more than 0".to_owned()),
         time => Ok(time),
@@ -336,6 +356,15 @@ pub(crate) fn level(text: &str) -> Result<Level, String> {
                 .map(Level::Zstd)
                 .ok_or_else(|| format!("not within {} to {}, nor store or auto", LEVELS.start(), LEVELS.end()))
         }
+    }
+}
+
+/// A level as it is typed.
+pub(crate) fn typed_level(level: Level) -> String {
+    match level {
+        Level::Store => "store".to_owned(),
+        Level::Auto => "auto".to_owned(),
+        Level::Zstd(number) => number.to_string(),
     }
 }
 
@@ -425,6 +454,9 @@ mod tests {
         assert_eq!(level("auto"), Ok(Level::Auto));
         assert_eq!(level("-7"), Ok(Level::Zstd(-7)));
         assert_eq!(level("22"), Ok(Level::Zstd(22)));
+        for text in ["store", "auto", "-7", "22"] {
+            assert_eq!(level(text).map(typed_level).as_deref(), Ok(text));
+        }
         for text in ["-8", "23", "", "fast"] {
             assert!(level(text).expect_err(text).contains("-7 to 22"), "{text}");
         }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use flint_pipe::{ErrorKind, Failed, Report};
+use flint_pipe::{ErrorKind, Failed, Profile, ProfileFailed, Report};
 
 /// How the process ends; the numbers are restic's where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,21 @@ impl Status {
             Self::Done
         } else {
             Self::Incomplete
+        }
+    }
+
+    /// The status of a profile that came to its end: what any of its rounds met counts.
+    pub(crate) fn of_profile(profile: &Profile) -> Self {
+        let statuses: Vec<Self> = profile.rounds.iter().map(Self::of_report).collect();
+        let met = |status: &Self| statuses.contains(status);
+        [Self::Damaged, Self::Incomplete].into_iter().find(met).unwrap_or(Self::Done)
+    }
+
+    /// The status of a profile that ended early.
+    pub(crate) fn of_failed_profile(failed: &ProfileFailed) -> Self {
+        match Self::of_kind(failed.error.kind()) {
+            Self::Failed if Self::of_profile(&failed.profile) == Self::Damaged => Self::Damaged,
+            status => status,
         }
     }
 
@@ -148,6 +163,19 @@ mod tests {
         let failed = |error| Failed { error, report: Box::new(report_with(&[EntryErrorKind::Damaged])) };
         assert_eq!(Status::of_failed(&failed(Error::NothingRestored("out".into()))).code(), 13);
         assert_eq!(Status::of_failed(&failed(Error::Interrupted)).code(), 130);
+    }
+
+    #[test]
+    fn what_any_round_of_a_profile_met_counts() {
+        let mut profile = Profile::default();
+        assert_eq!(Status::of_profile(&profile).code(), 0);
+        profile.rounds = vec![report_with(&[EntryErrorKind::Io]), report_with(&[])];
+        assert_eq!(Status::of_profile(&profile).code(), 3);
+        profile.rounds.push(report_with(&[EntryErrorKind::Damaged]));
+        assert_eq!(Status::of_profile(&profile).code(), 13);
+        let failed = |error| ProfileFailed { error, profile: Box::new(profile.clone()) };
+        assert_eq!(Status::of_failed_profile(&failed(Error::NothingRestored("out".into()))).code(), 13);
+        assert_eq!(Status::of_failed_profile(&failed(Error::Interrupted)).code(), 130);
     }
 
     #[test]

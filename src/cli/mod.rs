@@ -17,6 +17,7 @@ mod nearest;
 mod not_yet;
 mod password;
 mod patterns;
+mod profile;
 mod progress;
 mod recover;
 mod rehearsal;
@@ -72,6 +73,7 @@ enum Command {
     Remove(remove::Args),
     Verify(Box<verify::Args>),
     Recover(Box<recover::Args>),
+    Profile(Box<profile::Args>),
     Info(info::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -97,6 +99,7 @@ fn dispatch(command: Command) -> Status {
         Command::Remove(args) => remove::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Recover(args) => recover::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

@@ -8,14 +8,14 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Whole commands.
-const COMMANDS: &[&str] = &["compact", "key", "rekey", "profile"];
+const COMMANDS: &[&str] = &["compact", "key", "rekey"];
 
 /// Options, and the commands that will have them.
 const OPTIONS: &[(&str, &[&str])] =
     &[("--report", PIPELINES), ("--hlog", PIPELINES), ("--trace", PIPELINES), ("--metrics", PIPELINES)];
 
 /// The commands that run a pipeline.
-const PIPELINES: &[&str] = &["add", "extract", "get", "verify"];
+const PIPELINES: &[&str] = &["add", "extract", "get", "verify", "profile"];
 
 /// What `error` complains of, if it is something that is to come.
 pub(crate) fn word(error: &clap::Error, args: &[OsString]) -> Option<String> {

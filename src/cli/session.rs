@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use flint_pipe::{CancelToken, Error, Failed, FileOp, Observer, Password, PipelineConfig, Report, Vault};
+use flint_pipe::{CancelToken, Error, Failed, FileOp, Observer, Password, PipelineConfig, Profile, Report, Vault};
 
 use crate::cli::args::{OutputArgs, PasswordArgs, ProgressMode};
 use crate::cli::exit::Status;
 use crate::cli::password::{self, Origin};
 use crate::cli::progress::Listener;
 use crate::cli::report::json;
+use crate::cli::report::profile_json::{self, Asked};
 use crate::cli::signals::{self, Limits, Overdue};
 use crate::cli::{message, stdout};
 
@@ -27,6 +28,8 @@ pub(crate) struct Session {
     json: bool,
     /// Nothing is to be written.
     dry_run: bool,
+    /// What is to be measured; of `profile` alone, whose object it is part of.
+    asked: Option<Asked>,
     listener: Listener,
     cancel: CancelToken,
     password_from: OnceLock<&'static str>,
@@ -58,20 +61,34 @@ impl Session {
     ///
     /// - `dry_run`: the object says so.
     pub(crate) fn reporting(command: &'static str, vault: &Path, output: OutputArgs, dry_run: bool) -> Arc<Self> {
-        Self::begin(command, vault, output, dry_run)
+        Self::begin(command, vault, output, dry_run, None)
+    }
+
+    /// Begins `profile`, which ends with an object of its own.
+    ///
+    /// - `place`: what messages name: the vault, or the first source.
+    pub(crate) fn profiling(place: &Path, output: OutputArgs, asked: Asked) -> Arc<Self> {
+        Self::begin("profile", place, output, false, Some(asked))
     }
 
     /// Begins a command that prints something of its own.
     pub(crate) fn plain(command: &'static str, vault: &Path) -> Arc<Self> {
-        Self::begin(command, vault, OutputArgs { progress: ProgressMode::Never, json: false }, false)
+        Self::begin(command, vault, OutputArgs { progress: ProgressMode::Never, json: false }, false, None)
     }
 
-    fn begin(command: &'static str, vault: &Path, output: OutputArgs, dry_run: bool) -> Arc<Self> {
+    fn begin(
+        command: &'static str,
+        vault: &Path,
+        output: OutputArgs,
+        dry_run: bool,
+        asked: Option<Asked>,
+    ) -> Arc<Self> {
         let session = Arc::new(Self {
             command,
             vault: vault.to_owned(),
             json: output.json,
             dry_run,
+            asked,
             listener: Listener::new(output.progress),
             cancel: CancelToken::new(),
             password_from: OnceLock::new(),
@@ -92,6 +109,11 @@ impl Session {
     /// The listener's console and what else a command may want to say on its way.
     pub(crate) fn note(&self, message: &str) {
         self.listener.console().note(message);
+    }
+
+    /// Says what failed where that is no [`Error`] of the library.
+    pub(crate) fn error(&self, message: &str) {
+        self.listener.console().error(message);
     }
 
     /// Says what can be done about something that was told already.
@@ -189,6 +211,24 @@ impl Session {
             Err(_) => Ok(()),
         };
         self.with_printed(status, printed)
+    }
+
+    /// Ends a command whose outcome is no report.
+    ///
+    /// - `error`: what ended it early, if anything did.
+    /// - `print`: prints the outcome.
+    pub(crate) fn conclude(
+        &self,
+        status: Status,
+        error: Option<&Error>,
+        print: impl FnOnce() -> Result<(), Error>,
+    ) -> Status {
+        self.end();
+        self.listener.finish();
+        if let Some(error) = error {
+            self.tell(error);
+        }
+        self.with_printed(status, print())
     }
 
     /// Prints the outcome of a command that has printed its own result.
@@ -298,6 +338,16 @@ impl Session {
     }
 
     fn object(&self, status: Status, error: Option<&Error>, report: &Report) -> String {
+        if let Some(asked) = &self.asked {
+            // What was measured is in the hands of a run that does not answer.
+            return profile_json::object(&profile_json::Outcome {
+                asked,
+                exit_code: status.code(),
+                error: error.map(message::plain),
+                profile: &Profile::default(),
+                comparison: None,
+            });
+        }
         json::object(&json::Outcome {
             command: self.command,
             dry_run: self.dry_run,

@@ -14,7 +14,7 @@ use crate::cli::list;
 use crate::cli::list::path_bytes;
 
 /// The version of the object's fields; what is added does not change it, what is taken away or means something else does.
-const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// How a command ended.
 #[derive(Debug)]
@@ -211,7 +211,7 @@ struct Lesson<'a> {
 }
 
 /// Threads by the name of the stage, in the order of the data.
-struct Workers<'a>(&'a [StageReport]);
+pub(crate) struct Workers<'a>(pub(crate) &'a [StageReport]);
 
 impl Serialize for Workers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -220,7 +220,7 @@ impl Serialize for Workers<'_> {
 }
 
 /// Figures by the name of the stage, in the order of the data.
-struct Stages<'a>(&'a [StageReport]);
+pub(crate) struct Stages<'a>(pub(crate) &'a [StageReport]);
 
 impl Serialize for Stages<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -229,7 +229,7 @@ impl Serialize for Stages<'_> {
 }
 
 #[derive(Serialize)]
-struct Phases {
+pub(crate) struct Phases {
     prepare: f64,
     stream: f64,
     finish: f64,
@@ -247,7 +247,7 @@ impl From<&flint_pipe::Phases> for Phases {
 
 /// What kept the run from being faster.
 #[derive(Serialize)]
-struct Bound<'a> {
+pub(crate) struct Bound<'a> {
     kind: &'static str,
     stage: &'static str,
     utilization: f64,
@@ -366,7 +366,7 @@ impl From<&Percentiles> for Times {
 }
 
 #[derive(Serialize)]
-struct Failure<'a> {
+pub(crate) struct Failure<'a> {
     path: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_bytes: Option<String>,
@@ -390,7 +390,7 @@ fn micros(time: Duration) -> f64 {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is positive; `as` saturates")]
-fn whole(rate: f64) -> u64 {
+pub(crate) fn whole(rate: f64) -> u64 {
     rate.round() as u64
 }
 

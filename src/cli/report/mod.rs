@@ -1,7 +1,10 @@
 //! What a run did, a form a file.
 
+pub(crate) mod comparison;
 pub(crate) mod json;
 mod plan;
+pub(crate) mod profile;
+pub(crate) mod profile_json;
 pub(crate) mod text;
 
 /// A line of a summary, or several, if `value` is too long for 80 columns.

@@ -237,7 +237,7 @@ impl Summary {
 
 /// What each stage did, summed over its workers: how busy it was and what it waited for, how fast it was while it
 /// worked, and how long it took for one item; 80 columns.
-fn stage_table(stages: &[StageReport]) -> String {
+pub(crate) fn stage_table(stages: &[StageReport]) -> String {
     let mut text = format!(
         "\n  {:<10} {:>4} {:>4} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6}\n",
         "stage", "thr", "util", "wait<", "wait>", "waitM", "MiB/s", "p50", "p90", "p99", "max"
@@ -272,28 +272,28 @@ fn stage_table(stages: &[StageReport]) -> String {
 }
 
 /// What bounded the run, in lines of at most 80 columns.
-fn verdict(found: &Bottleneck) -> String {
+pub(crate) fn verdict(found: &Bottleneck) -> String {
     wrapped("bounded by", &format!("{found}."))
 }
 
 /// ` (76.8% of that)`, or nothing where there is no size to compare with, or so little that the names outweigh it.
-fn ratio(report: &Report) -> String {
+pub(crate) fn ratio(report: &Report) -> String {
     let ratio = report.stored_size as f64 / report.total_size as f64;
     if ratio.is_finite() && ratio < 10.0 { format!(" ({:.1}% of that)", ratio * 100.0) } else { String::new() }
 }
 
-fn count(number: u64, one: &str, many: &str) -> String {
+pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// Seconds to the hundredth while that says something.
-fn seconds(time: Duration) -> String {
+pub(crate) fn seconds(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 1000.0 { format!("{seconds:.2} s") } else { format!("{seconds:.0} s") }
 }
 
 /// A time in six columns at most, in the unit that suits it.
-fn brief(time: Duration) -> String {
+pub(crate) fn brief(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     match seconds {
         0.0 => "0".to_owned(),
