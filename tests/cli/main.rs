@@ -8,6 +8,7 @@ mod endings;
 mod exit_codes;
 mod listing;
 mod passwords;
+mod profiling;
 mod removing;
 mod restoring;
 mod results;
