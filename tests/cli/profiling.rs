@@ -177,8 +177,9 @@ fn slower_than_a_saved_profile_by_more_than_the_threshold_is_a_failure_and_not_s
 #[ignore = "the engine does not measure yet"]
 fn what_was_measured_until_an_interruption_is_shown() {
     let place = with_tree();
-    let mut child = place.spawn("profile -s d --time 10m --sweep --level 19 --progress=plain --save base.json");
-    // The first line of progress: some rounds of so little are over by then.
+    place.file("d/much", &heavy(20_000_000));
+    let mut child = place.spawn("profile -s d --time 10m --sweep --progress=plain --save base.json");
+    // The first line of progress comes after seconds: a round is over by then, and the sweep is not.
     first_line(child.stderr.take().expect("it is piped"));
     kill_process(Pid::from_child(&child), Signal::INT).expect("it is running");
     let output = ended(child, Duration::from_secs(60));
