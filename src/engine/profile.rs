@@ -12,6 +12,7 @@ mod sink;
 mod sweep;
 mod unpack;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::crypto::derive::KdfParams;
 use crate::crypto::key::{Password, fill_random};
 use crate::engine::api::{AddOptions, CreateOptions};
 use crate::engine::config::PipelineConfig;
-use crate::engine::observe::{Observer, Report};
+use crate::engine::observe::{Observer, Progress, Report};
 use crate::engine::profile::outcome::{Profile, ProfileFailed, ProfileOptions, Roofline};
 use crate::engine::profile::sink::Scratch;
 use crate::engine::run::Run;
@@ -58,11 +59,24 @@ pub fn profile(
     }
 }
 
+/// Tells of progress, and of nothing that the first round has told already.
+struct Again<'o>(&'o dyn Observer);
+
+impl Observer for Again<'_> {
+    fn progress(&self, progress: &Progress) {
+        self.0.progress(progress);
+    }
+}
+
 /// What all rounds share.
 struct Session<'o> {
     options: &'o ProfileOptions,
     observer: &'o dyn Observer,
     began: Instant,
+    /// The same, for all rounds but the first.
+    again: Again<'o>,
+    /// A round has begun.
+    has_told: Cell<bool>,
     /// Nothing is begun after this.
     time: Duration,
 }
@@ -70,7 +84,7 @@ struct Session<'o> {
 impl<'o> Session<'o> {
     fn begin(options: &'o ProfileOptions, observer: &'o dyn Observer) -> Self {
         let time = options.time.unwrap_or(if options.sweep { SWEEP_TIME } else { TIME });
-        Self { options, observer, began: Instant::now(), time }
+        Self { options, observer, began: Instant::now(), again: Again(observer), has_told: Cell::new(false), time }
     }
 
     /// The options of the next operation: of a deadline what is left, and nothing that writes elsewhere.
@@ -93,7 +107,12 @@ impl<'o> Session<'o> {
 
     /// An operation that is no round.
     fn conduct<T>(&self, path: &Path, work: impl FnOnce(&Run<'_>) -> Result<T>) -> Result<T> {
-        Run::conduct("profile", path, &self.config()?, self.observer, work).0
+        Run::conduct("profile", path, &self.config()?, &self.again, work).0
+    }
+
+    /// Who hears of a round.
+    fn listener(&self) -> &dyn Observer {
+        if self.has_told.replace(true) { &self.again } else { self.observer }
     }
 
     fn left(&self) -> Duration {
@@ -183,10 +202,16 @@ impl Packer<'_, '_> {
         let kdf = KdfParams { memory_kib: 19 << 10, passes: 2, lanes: 1 };
         let create = CreateOptions { kdf, ..CreateOptions::default() };
         let vault = Vault::open_in(self.path(), place, &password, Some(&create))?;
-        let report = vault.add(self.sources, options, self.session.observer)?;
+        let path = || self.sources.first().cloned().unwrap_or_default();
+        let report =
+            vault.add(self.sources, options, self.session.listener()).map_err(|failed| match failed.error {
+                Error::NothingStored(_) => {
+                    Error::Refused { what: "there is nothing to measure: nothing could be read", path: path() }
+                }
+                error => error,
+            })?;
         if report.total_files == 0 {
-            let path = self.sources.first().cloned().unwrap_or_default();
-            return Err(Error::Refused { what: "there is nothing to measure: no files", path });
+            return Err(Error::Refused { what: "there is nothing to measure: no files", path: path() });
         }
         Ok(Report { command: "profile", snapshot: None, ..report })
     }

@@ -541,21 +541,21 @@ impl LevelCost {
     }
 }
 
-/// Measured by `profile --sweep`'s own kernel on 96 MiB of the kernel's sources, zstd 1.5.7 (docs/PROFILING.md): only the
-/// ratios between rows are used, and where the data is at hand `profile` measures instead.
+/// Measured with `profile --roofline --level N` on 24 MiB of the kernel's drivers, zstd 1.5.7 (docs/PROFILING.md): only
+/// ratios between rows are used, and where the data is at hand `profile --sweep` measures instead.
 const LEVELS: [LevelCost; 12] = [
-    LevelCost { level: -7, seconds: 1.7, ratio: 2.79 },
-    LevelCost { level: -3, seconds: 2.1, ratio: 3.46 },
-    LevelCost { level: -1, seconds: 2.3, ratio: 3.81 },
-    LevelCost { level: 1, seconds: 2.6, ratio: 4.46 },
-    LevelCost { level: 2, seconds: 3.1, ratio: 4.78 },
-    LevelCost { level: 3, seconds: 4.1, ratio: 5.14 },
-    LevelCost { level: 5, seconds: 7.5, ratio: 5.40 },
-    LevelCost { level: 7, seconds: 11.0, ratio: 5.60 },
-    LevelCost { level: 9, seconds: 16.0, ratio: 5.75 },
-    LevelCost { level: 12, seconds: 33.0, ratio: 5.85 },
-    LevelCost { level: 16, seconds: 110.0, ratio: 6.10 },
-    LevelCost { level: 19, seconds: 280.0, ratio: 6.40 },
+    LevelCost { level: -7, seconds: 1.70, ratio: 3.18 },
+    LevelCost { level: -3, seconds: 1.82, ratio: 4.01 },
+    LevelCost { level: -1, seconds: 1.93, ratio: 4.49 },
+    LevelCost { level: 1, seconds: 2.40, ratio: 5.28 },
+    LevelCost { level: 2, seconds: 2.48, ratio: 5.70 },
+    LevelCost { level: 3, seconds: 3.34, ratio: 6.22 },
+    LevelCost { level: 5, seconds: 5.99, ratio: 6.81 },
+    LevelCost { level: 7, seconds: 9.37, ratio: 7.31 },
+    LevelCost { level: 9, seconds: 13.6, ratio: 7.47 },
+    LevelCost { level: 12, seconds: 30.9, ratio: 7.61 },
+    LevelCost { level: 16, seconds: 258.0, ratio: 8.20 },
+    LevelCost { level: 19, seconds: 459.0, ratio: 8.44 },
 ];
 
 #[cfg(test)]

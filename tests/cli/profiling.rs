@@ -62,7 +62,6 @@ fn a_vault_is_looked_for_before_its_password_and_opened_with_the_right_one() {
 }
 
 #[test]
-#[ignore = "the engine does not measure yet"]
 fn an_empty_tree_is_nothing_to_measure() {
     let place = Place::new();
     std::fs::create_dir(place.path("empty")).expect("a directory");
@@ -72,7 +71,6 @@ fn an_empty_tree_is_nothing_to_measure() {
 }
 
 #[test]
-#[ignore = "the engine does not measure yet"]
 fn a_source_that_is_not_there_is_named_and_alone_it_is_a_failure() {
     let place = with_tree();
     let output = place.run("profile -s dd --time 1s");
@@ -84,7 +82,6 @@ fn a_source_that_is_not_there_is_named_and_alone_it_is_a_failure() {
 }
 
 #[test]
-#[ignore = "the engine does not measure yet"]
 fn packing_is_measured_without_a_password_and_without_leaving_anything() {
     let place = with_tree();
     let output = place.run("profile -s d --time 1s");
@@ -106,7 +103,6 @@ fn packing_is_measured_without_a_password_and_without_leaving_anything() {
 }
 
 #[test]
-#[ignore = "the engine does not measure yet"]
 fn the_way_out_is_measured_without_leaving_anything_or_changing_the_vault() {
     let place = Place::new().with_vault();
     let before = place.bytes("v");
@@ -118,7 +114,6 @@ fn the_way_out_is_measured_without_leaving_anything_or_changing_the_vault() {
 }
 
 #[test]
-#[ignore = "the engine does not measure yet"]
 fn rooflines_and_sweeps_are_tables_with_what_to_take() {
     let place = with_tree();
     let output = place.run("profile -s d --time 2s --roofline --sweep");
@@ -131,7 +126,6 @@ fn rooflines_and_sweeps_are_tables_with_what_to_take() {
 }
 
 #[test]
-#[ignore = "the engine does not measure yet"]
 fn a_saved_profile_is_what_json_prints_and_can_be_compared_with() {
     let place = with_tree();
     let output = place.run("profile -s d --time 1s --save base.json --json");
@@ -154,7 +148,6 @@ fn a_saved_profile_is_what_json_prints_and_can_be_compared_with() {
 }
 
 #[test]
-#[ignore = "the engine does not measure yet"]
 fn slower_than_a_saved_profile_by_more_than_the_threshold_is_a_failure_and_not_saved_over_it() {
     let place = with_tree();
     assert_eq!(status(&place.run("profile -s d --time 1s --save base.json")), 0);
@@ -174,7 +167,6 @@ fn slower_than_a_saved_profile_by_more_than_the_threshold_is_a_failure_and_not_s
 }
 
 #[test]
-#[ignore = "the engine does not measure yet"]
 fn what_was_measured_until_an_interruption_is_shown() {
     let place = with_tree();
     place.file("d/much", &heavy(20_000_000));

@@ -317,7 +317,6 @@ fn profiles_that_measured_nothing_are_as_the_schema_says() {
 }
 
 #[test]
-#[ignore = "the engine does not measure yet"]
 fn profiles_that_measured_something_are_as_the_schema_says() {
     let place = Place::with_vault();
     place.file("d/much", &heavy(3_000_000));

@@ -2,9 +2,9 @@
 //! it, and the time between two stages is booked to the one that has just ended.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::crypto::derive::segment_keys;
@@ -87,6 +87,13 @@ impl<const N: usize> Laps<N> {
     }
 }
 
+/// Something has moved; an error if the run is to end.
+fn step(run: &Run<'_>, bytes: u64) -> Result<()> {
+    run.counters.tick();
+    run.counters.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    run.check()
+}
+
 /// Takes one chunk in `stride` of these sources through scan, read, compress and encrypt.
 ///
 /// - `limit`: content that the scan ends at; see [`Profile::sample_bytes`](super::outcome::Profile::sample_bytes).
@@ -105,8 +112,8 @@ pub(super) fn pack(
     fill_random(&mut id)?;
     let salt = Salt::generate()?;
     let keys = segment_keys(&master, &salt.0, &VaultId(id).0);
-    let (at, step) = (|_: &std::path::Path| {}, || !run.stop.is_stopped());
-    let mut read = Read::new(&FileSystem, &intake, pool.clone(), &at, &step);
+    let (at, goes_on) = (|_: &Path| {}, || !run.stop.is_stopped());
+    let mut read = Read::new(&FileSystem, &intake, pool.clone(), &at, &goes_on);
     let mut compress = Compress::new(effort(level)?, pool)?;
     let mut encrypt = Encrypt::new(&keys, salt.segment_id());
 
@@ -119,11 +126,11 @@ pub(super) fn pack(
         if !(number - 1_u64).is_multiple_of(stride) {
             return Ok(());
         }
-        run.check()?;
-        run.counters.tick();
+        step(run, 0)?;
         read.process(job, &mut |plain| {
             let bytes = plain.buf.len() as u64;
             taken += bytes;
+            step(run, bytes)?;
             laps.borrow_mut().lap(1, bytes);
             compress.process(plain, &mut |packed| {
                 laps.borrow_mut().lap(2, bytes);
@@ -184,8 +191,7 @@ pub(super) fn unpack(
     let laps = RefCell::new(Laps::new(["plan", "read", "decrypt", "decompress"]));
     let (mut stored, mut taken) = (0, 0);
     for (salt, place) in wanted.iter().step_by(usize::try_from(stride).unwrap_or(usize::MAX)) {
-        run.check()?;
-        run.counters.tick();
+        step(run, u64::from(place.plain_len))?;
         let keys = state.reader.segment_keys(salt);
         let id = RecordId { segment: Salt(salt.salt).segment_id(), kind: RecordKind::Data, number: place.number };
         let job = RecordJob { place: *place, id, keys, purpose: () };
@@ -208,7 +214,7 @@ pub(super) fn unpack(
 }
 
 /// Bytes a second that a file of this place takes, preallocated, in writes of a chunk, its sync included.
-pub(super) fn write(run: &Run<'_>, path: &std::path::Path, place: &dyn VaultDir, bytes: u64) -> Result<f64> {
+pub(super) fn write(run: &Run<'_>, path: &Path, place: &dyn VaultDir, bytes: u64) -> Result<f64> {
     const PIECE: usize = 4 << 20;
     let io = |op| move |error| Error::io(op, path, error);
     let storage: Arc<_> = place.create_unlinked().map_err(io(FileOp::Create))?;
@@ -217,8 +223,7 @@ pub(super) fn write(run: &Run<'_>, path: &std::path::Path, place: &dyn VaultDir,
     let began = Instant::now();
     let mut offset = 0;
     while offset < bytes {
-        run.check()?;
-        run.counters.tick();
+        step(run, PIECE as u64)?;
         if offset % (64 << 20) == 0 {
             storage.allocate(offset, 64 << 20).map_err(io(FileOp::Allocate))?;
         }

@@ -66,14 +66,14 @@ impl Vault {
     fn restore_round(&self, session: &Session<'_>, restored: &mut Restored) -> Result<Report> {
         let directory = restored.next()?;
         let extract = ExtractOptions { pipeline: session.config()?, ..ExtractOptions::default() };
-        Ok(self.extract(&directory, &extract, session.observer)?)
+        Ok(self.extract(&directory, &extract, session.listener())?)
     }
 
     /// As `verify`, of the newest snapshot alone and without looking at anything but its data.
     fn read_round(&self, session: &Session<'_>) -> Result<Report> {
         let mut through = None;
         let config = session.config()?;
-        let (result, run) = Run::conduct("profile", &self.path, &config, session.observer, |run| {
+        let (result, run) = Run::conduct("profile", &self.path, &config, session.listener(), |run| {
             let state = self.open_state(run, true)?;
             let largest = largest_record(&state.trees(&state.commit)?);
             let plan = fit_unpack(run.config, largest, false, Device::of(&self.path))?;
