@@ -63,11 +63,12 @@ impl Gate {
     pub(crate) fn enter(&self, number: usize, stop: &Stop) -> bool {
         let mut state = self.state();
         loop {
-            if state.over || stop.is_stopped() {
-                return false;
-            }
+            // Whoever may work finds out for itself that there is none.
             if number < state.open_for {
                 return true;
+            }
+            if state.over || stop.is_stopped() {
+                return false;
             }
             state = self.changed.wait_timeout(state, STOP_POLL).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -206,7 +207,7 @@ mod tests {
             gate.shut();
             assert!(!fourth.join().unwrap(), "sent home");
         });
-        assert!(!gate.enter(0, &stop));
+        assert!(gate.enter(0, &stop) && !gate.enter(3, &stop));
     }
 
     #[test]

@@ -180,9 +180,10 @@ impl<'r, 'c> Indexer<'r, 'c> {
         let mut stats = WorkerStats::default();
         loop {
             let idle = Instant::now();
-            let Ok(message) = input.recv() else { break };
+            let received = input.recv();
             let began = Instant::now();
             stats.wait_input.record(began - idle);
+            let Ok(message) = received else { break };
             if self.run.stop.is_stopped() {
                 return Ok((self.indexed, stats));
             }

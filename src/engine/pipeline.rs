@@ -183,13 +183,14 @@ where
     let mut stats = WorkerStats { kept_out: place.gate.is_some(), ..WorkerStats::default() };
     while place.enter(run, &mut stats) {
         let idle = Instant::now();
-        let Ok(Envelope { item, mut permit }) = input.recv() else {
+        let received = input.recv();
+        let began = Instant::now();
+        stats.wait_input.record(began - idle);
+        let Ok(Envelope { item, mut permit }) = received else {
             // Whoever is not let in need not wait any longer.
             place.gate.iter().for_each(|gate| gate.shut());
             break;
         };
-        let began = Instant::now();
-        stats.wait_input.record(began - idle);
         if run.stop.is_stopped() {
             break;
         }
