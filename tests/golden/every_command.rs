@@ -29,6 +29,7 @@ const COMMANDS: &[&[&str]] = &[
     &["verify", "-v", "VAULT", "--dry-run"],
     &["add", "-v", "VAULT", "-s", "SOURCE", "--dry-run"],
     &["remove", "-v", "VAULT", "-t", "PATH", "--dry-run"],
+    &["profile", "-v", "VAULT", "--time", "100ms", "--roofline"],
     &["recover", "-v", "VAULT"],
     &["recover", "-v", "VAULT", "--output", "OUT"],
     // These change it, so they come last.
@@ -72,7 +73,9 @@ fn expected(of: Outcome, words: &[&str], has_file: bool) -> &'static [i32] {
         // It asks for no key, so all it can see is the spare copies.
         _ if is("info") && !with("--long") => &[0, 1, 13],
         GOOD if is("recover") => &[0],
+        // There may be nothing to get, to remove, or to measure.
         GOOD | BAD_SPARE if (is("get") || is("remove")) && !has_file => &[1],
+        GOOD | BAD_SPARE if is("profile") => &[0, 1, 3, 13],
         GOOD => &[0, 3],
         WRONG_PASSWORD => &[12],
         // What is left may be nothing, or all; and what is of a later version may be a part that is lost.
