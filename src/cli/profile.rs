@@ -182,17 +182,21 @@ fn finish(
     };
     session.conclude(status, error, || {
         hints(args, session, outcome);
-        let object = profile_json::object(&profile_json::Outcome {
-            asked,
-            exit_code: status.code(),
-            error: error.map(message::plain).or_else(|| complaint.clone()),
-            profile,
-            comparison: comparison.as_ref(),
-        });
-        let saved = save(args, session, outcome, complaint.is_some(), &object);
+        let object = |status: Status, error: Option<String>| {
+            let comparison = comparison.as_ref();
+            profile_json::object(&profile_json::Outcome { asked, exit_code: status.code(), error, profile, comparison })
+        };
+        let said = || error.map(message::plain).or_else(|| complaint.clone());
+        let saved = save(args, session, outcome, complaint.is_some(), &object(status, said()));
         let printed = match args.output.json {
             true if status == Status::Usage => Ok(()),
-            true => stdout::print(object),
+            true => match &saved {
+                // As the session will have it: what could not be saved makes a success a failure.
+                Err(why) if matches!(status, Status::Done | Status::Incomplete) => {
+                    stdout::print(object(Status::of_kind(why.kind()), Some(message::plain(why))))
+                }
+                _ => stdout::print(object(status, said())),
+            },
             false => stdout::print(text(args, asked, profile, comparison.as_ref())),
         };
         if let Some(complaint) = &complaint {

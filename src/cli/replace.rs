@@ -48,6 +48,9 @@ fn place(path: &Path) -> Result<PathBuf, Error> {
             Err(Error::Refused { what: "what is in the way is no file", path: path.to_owned() })
         }
         Ok((_, place)) => Ok(place),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => {
+            Err(Error::Refused { what: "a symlink that leads nowhere is in the way", path: path.to_owned() })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
         Err(error) => Err(Error::io(FileOp::Write, path, error)),
     }
@@ -86,10 +89,13 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_told_beforehand_and_nothing_is_left() {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let dangling = tempfile::tempdir().expect("another");
+        std::os::unix::fs::symlink("nowhere", dangling.path().join("link")).expect("a link");
         for (path, words) in [
             (directory.path().join("none/file"), "cannot write: "),
             (directory.path().to_owned(), "a directory is in the way: "),
             ("/dev/null".into(), "what is in the way is no file: "),
+            (dangling.path().join("link"), "a symlink that leads nowhere is in the way: "),
         ] {
             for error in [check(&path), replace(&path, b"text")] {
                 let error = error.expect_err("there is no writing here").to_string();

@@ -261,6 +261,10 @@ impl Session {
         let life = self.life();
         let Stage::Running(limits) = life.stage else { return };
         let phase = self.listener.latest().map_or("", |latest| latest.phase);
+        if phase == "clean" {
+            // What a profile has restored is taken away, which is worth waiting for; a second signal ends this, too.
+            return;
+        }
         if phase == "commit" {
             // What is being committed may be there in the next moment: to end here with "the vault is as it was" could be
             // a lie. Waiting for a disk that is slow to sync is the better answer; a second signal ends this too.

@@ -428,7 +428,7 @@ struct Ending;
 impl Front<'_, '_> {
     fn work(mut self, mut comparison: Comparison<Scan>) -> Result<(Unchanged, WorkerStats, Arc<ScanMeter>)> {
         let mut stats = WorkerStats::default();
-        let gauge = self.run.gauge("scan", 1);
+        let gauge = self.run.gauge("scan", 1, None);
         let meter = comparison.scan().meter();
         let mut began = Instant::now();
         while let Some(next) = comparison.next()? {

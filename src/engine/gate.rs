@@ -145,7 +145,7 @@ impl Tuner {
         let elapsed = now.saturating_duration_since(self.since);
         let figures = figures(stage, next);
         let open_for = self.gate.open_for();
-        let enough = figures.items - self.last.items >= WINDOW_ITEMS * open_for as u64;
+        let enough = figures.items.saturating_sub(self.last.items) >= WINDOW_ITEMS * open_for as u64;
         if elapsed < WINDOW || !enough && elapsed < LONGEST_WINDOW {
             return;
         }
@@ -156,7 +156,7 @@ impl Tuner {
             now.saturating_sub(before) as f64 / 1e9 / (seconds * threads.max(1) as f64)
         };
         let busy = share(figures.busy_ns, last.busy_ns, open_for);
-        let next_busy = share(figures.next_busy_ns, last.next_busy_ns, next.workers);
+        let next_busy = share(figures.next_busy_ns, last.next_busy_ns, next.workers());
         let rate = figures.bytes.saturating_sub(last.bytes) as f64 / seconds;
         self.step(busy, next_busy, rate, open_for, now, at);
     }

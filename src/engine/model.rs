@@ -31,7 +31,8 @@ impl Cost {
             name: stage.name,
             cpu: stage.work.cpu.as_secs_f64(),
             blocked: stage.blocked().as_secs_f64(),
-            workers: stage.workers,
+            // Of `scan` the thread that takes the entries and those that list directories for it.
+            workers: if stage.name == "scan" { stage.threads.len().max(1) } else { stage.workers },
         }
     }
 

@@ -116,7 +116,7 @@ where
     O: Outlet<S::Out> + 'scope,
 {
     let Crew { count, gate } = crew.into();
-    let gauge = run.gauge(S::NAME, count);
+    let gauge = run.gauge(S::NAME, count, gate.clone());
     let mut workers = Vec::with_capacity(count);
     for number in 0..count {
         let (gauge, input, output) = (Arc::clone(&gauge), input.clone(), output.clone());

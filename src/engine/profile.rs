@@ -12,16 +12,16 @@ mod sink;
 mod sweep;
 mod unpack;
 
-use std::cell::Cell;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::crypto::derive::KdfParams;
 use crate::crypto::key::{Password, fill_random};
 use crate::engine::api::{AddOptions, CreateOptions};
 use crate::engine::config::PipelineConfig;
-use crate::engine::observe::{Observer, Progress, Report};
+use crate::engine::observe::{Failed, Notice, Observer, Progress, Report, Work};
 use crate::engine::profile::outcome::{Profile, ProfileFailed, ProfileOptions, Roofline};
 use crate::engine::profile::sink::Scratch;
 use crate::engine::run::Run;
@@ -31,14 +31,15 @@ use crate::error::{Error, FileOp, Result};
 /// How long is measured where nothing else is asked for; with a sweep.
 const TIME: Duration = Duration::from_secs(30);
 const SWEEP_TIME: Duration = Duration::from_secs(120);
-/// Rounds of so much content are long enough, and so many of them enough.
-const ROUND_BYTES: u64 = 4 << 30;
+/// Of that, the rounds may take this share; if other points are to be measured, too.
+const ROUNDS_SHARE: f64 = 0.8;
+const ROUNDS_SHARE_OF_SWEEP: f64 = 0.25;
+/// A round may take this share of the time: then it is ended, and counts with what it did.
+const ROUND_SHARE: f64 = 0.2;
 const LEAST_ROUNDS: usize = 3;
 const MOST_ROUNDS: usize = 20;
 /// Rounds that differ by less than this are stable.
 const STABLE: f64 = 1.05;
-/// A round may take this share of the time.
-const ROUND_SHARE: f64 = 0.2;
 
 /// Measures how these sources are packed, by [`ProfileOptions`]; nothing that exists is changed.
 ///
@@ -53,30 +54,38 @@ pub fn profile(
     let mut profile = Profile { level: options.pack.level, cold: options.cold, ..Profile::default() };
     let session = Session::begin(options, observer);
     let packer = Packer { session: &session, sources };
-    match packer.measure(&mut profile) {
-        Ok(()) => Ok(profile),
-        Err(error) => Err(ProfileFailed { error, profile: Box::new(profile) }),
-    }
+    let measured = packer.measure(&mut profile);
+    session.conclude(measured, profile)
 }
 
-/// Tells of progress, and of nothing that the first round has told already.
-struct Again<'o>(&'o dyn Observer);
+/// Tells of progress, and of each failure once: every round meets the same.
+struct Once<'o> {
+    observer: &'o dyn Observer,
+    told: Mutex<HashSet<PathBuf>>,
+}
 
-impl Observer for Again<'_> {
+impl Observer for Once<'_> {
+    fn notice(&self, notice: &Notice) {
+        let path = match notice {
+            Notice::Failed(error) => &error.path,
+            Notice::Note { path, .. } => path,
+            Notice::WaitingForLock { .. } => return self.observer.notice(notice),
+        };
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone()) {
+            self.observer.notice(notice);
+        }
+    }
+
     fn progress(&self, progress: &Progress) {
-        self.0.progress(progress);
+        self.observer.progress(progress);
     }
 }
 
 /// What all rounds share.
 struct Session<'o> {
     options: &'o ProfileOptions,
-    observer: &'o dyn Observer,
+    observer: Once<'o>,
     began: Instant,
-    /// The same, for all rounds but the first.
-    again: Again<'o>,
-    /// A round has begun.
-    has_told: Cell<bool>,
     /// Nothing is begun after this.
     time: Duration,
 }
@@ -84,83 +93,116 @@ struct Session<'o> {
 impl<'o> Session<'o> {
     fn begin(options: &'o ProfileOptions, observer: &'o dyn Observer) -> Self {
         let time = options.time.unwrap_or(if options.sweep { SWEEP_TIME } else { TIME });
-        Self { options, observer, began: Instant::now(), again: Again(observer), has_told: Cell::new(false), time }
+        Self { options, observer: Once { observer, told: Mutex::default() }, began: Instant::now(), time }
     }
 
-    /// The options of the next operation: of a deadline what is left, and nothing that writes elsewhere.
-    fn pack_options(&self) -> Result<AddOptions> {
+    /// The answer of the whole.
+    fn conclude(&self, measured: Result<()>, profile: Profile) -> Result<Profile, ProfileFailed> {
+        let error = match (measured, self.options.pack.pipeline.timeout) {
+            (Ok(()), _) => return Ok(profile),
+            // Each operation had what was left.
+            (Err(Error::Deadline(_)), Some(timeout)) => Error::Deadline(timeout),
+            (Err(error), _) => error,
+        };
+        Err(ProfileFailed { error, profile: Box::new(profile) })
+    }
+
+    /// The options of the next operation, which may take so long, and nothing that writes elsewhere.
+    fn pack_options(&self, slice: Duration) -> Result<AddOptions> {
         let options = AddOptions { tags: Vec::new(), mirror: false, dry_run: false, ..self.options.pack.clone() };
-        Ok(AddOptions { pipeline: self.config()?, ..options })
+        Ok(AddOptions { pipeline: self.config(slice)?, ..options })
     }
 
-    fn config(&self) -> Result<PipelineConfig> {
+    /// The configuration of an operation that may take so long; of a deadline what is left.
+    fn config(&self, slice: Duration) -> Result<PipelineConfig> {
         let mut config = self.options.pack.pipeline.clone();
-        if let Some(timeout) = &mut config.timeout {
-            let left = timeout.saturating_sub(self.began.elapsed());
-            if left.is_zero() {
-                return Err(Error::Deadline(*timeout));
-            }
-            *timeout = left;
-        }
+        let left = match config.timeout {
+            Some(timeout) if timeout <= self.began.elapsed() => return Err(Error::Deadline(timeout)),
+            Some(timeout) => timeout - self.began.elapsed(),
+            None => Duration::MAX,
+        };
+        config.timeout = Some(left.min(slice));
         Ok(config)
+    }
+
+    /// What a round that was ended has done; the error, if it was not the slice that ended it.
+    fn cut(&self, failed: Failed) -> Result<Report> {
+        match failed.error {
+            Error::Deadline(_) => {
+                self.config(Duration::MAX)?;
+                Ok(*failed.report)
+            }
+            error => Err(error),
+        }
     }
 
     /// An operation that is no round.
     fn conduct<T>(&self, path: &Path, work: impl FnOnce(&Run<'_>) -> Result<T>) -> Result<T> {
-        Run::conduct("profile", path, &self.config()?, &self.again, work).0
-    }
-
-    /// Who hears of a round.
-    fn listener(&self) -> &dyn Observer {
-        if self.has_told.replace(true) { &self.again } else { self.observer }
+        Run::conduct("profile", path, &self.config(Duration::MAX)?, &self.observer, work).0
     }
 
     fn left(&self) -> Duration {
         self.time.saturating_sub(self.began.elapsed())
     }
 
+    /// How long a round may take.
+    fn slice(&self) -> Duration {
+        self.time.mul_f64(ROUND_SHARE)
+    }
+
     /// Rounds until they are stable or the time, of which some is for what comes after, is over.
     ///
-    /// - `round`: one round, of so much content at most.
-    fn rounds(&self, profile: &mut Profile, mut round: impl FnMut(u64) -> Result<Report>) -> Result<()> {
-        let share = if self.options.sweep { 0.25 } else { 0.8 };
-        let until = self.began + self.time.mul_f64(share);
-        let mut limit = ROUND_BYTES;
-        // Into the page cache, or to learn how long a round takes.
-        let first = round(limit)?;
-        let longest = self.time.mul_f64(ROUND_SHARE);
-        let mut counts = self.options.cold;
-        if first.duration > longest {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a number of bytes")]
-            let part = (first.total_size as f64 * longest.as_secs_f64() / first.duration.as_secs_f64()) as u64;
-            (limit, counts) = (part.max(1), false);
+    /// - `most`: so many rounds at most, beside a first that does not count;
+    /// - `round`: one round, of so many bytes of content at most, if that many are to be had at once; says whether it was
+    ///   ended by its slice.
+    fn rounds(
+        &self,
+        profile: &mut Profile,
+        most: usize,
+        mut round: impl FnMut(u64) -> Result<(Report, bool)>,
+    ) -> Result<()> {
+        let share = if self.options.sweep { ROUNDS_SHARE_OF_SWEEP } else { ROUNDS_SHARE };
+        let until = self.time.mul_f64(share);
+        // Into the page cache; what did not get there is no part of the rounds that count.
+        let mut limit = u64::MAX;
+        let mut is_part = false;
+        if !self.options.cold {
+            let (first, is_cut) = round(limit)?;
+            if is_cut {
+                (limit, is_part) = (first.total_size.max(1), true);
+            }
         }
-        if first.total_size >= limit {
-            profile.sample_bytes = Some(limit);
-        }
-        if counts {
-            profile.rounds.push(first);
-        }
-        while profile.rounds.len() < MOST_ROUNDS {
+        while profile.rounds.len() < most {
             if is_stable(&profile.rounds) {
                 profile.stable = true;
                 break;
             }
-            if !profile.rounds.is_empty() && Instant::now() >= until {
+            if !profile.rounds.is_empty() && self.began.elapsed() >= until {
                 break;
             }
-            profile.rounds.push(round(limit)?);
+            let (report, is_cut) = round(limit)?;
+            is_part |= is_cut;
+            profile.rounds.push(report);
         }
+        profile.sample_bytes = profile.median().filter(|_| is_part).map(|median| median.total_size);
         Ok(())
     }
 }
 
-/// Whether the last rounds say the same.
+/// Whether the last rounds say the same: of bytes, or of entries where there are none.
 fn is_stable(rounds: &[Report]) -> bool {
     let Some(last) = rounds.len().checked_sub(LEAST_ROUNDS).map(|from| &rounds[from..]) else { return false };
-    let rates = || last.iter().map(Report::throughput_bytes_per_sec);
+    let rates = || last.iter().map(pace);
     let (least, most) = (rates().fold(f64::MAX, f64::min), rates().fold(0.0, f64::max));
     most <= least * STABLE
+}
+
+/// Bytes a second, or entries where there are no bytes.
+fn pace(report: &Report) -> f64 {
+    match report.total_size {
+        0 => (report.total_files + report.directories) as f64 / report.duration.as_secs_f64().max(1e-9),
+        _ => report.throughput_bytes_per_sec(),
+    }
 }
 
 /// The way into a vault.
@@ -171,20 +213,20 @@ struct Packer<'s, 'o> {
 
 impl Packer<'_, '_> {
     fn measure(&self, profile: &mut Profile) -> Result<()> {
-        let options = self.session.options;
-        let measured = self.session.rounds(profile, |limit| {
-            let mut pack = self.session.pack_options()?;
+        let session = self.session;
+        session.rounds(profile, MOST_ROUNDS, |limit| {
+            let mut pack = session.pack_options(session.slice())?;
             pack.sample_bytes = Some(limit);
-            if options.cold {
-                self.session.conduct(self.path(), |run| cache::forget_sources(run, self.sources, &pack))?;
-            }
             self.round(&pack)
-        });
-        measured?;
-        if options.roofline {
+        })?;
+        // Without bytes there is nothing that a level, or a stage alone, could be measured with.
+        if profile.median().is_none_or(|median| median.total_size == 0) {
+            return Ok(());
+        }
+        if session.options.roofline {
             profile.roofline = Some(self.roofline(profile)?);
         }
-        if options.sweep { sweep::sweep(self, profile) } else { Ok(()) }
+        if session.options.sweep { sweep::sweep(self, profile) } else { Ok(()) }
     }
 
     /// What messages call the vault that is none.
@@ -192,8 +234,11 @@ impl Packer<'_, '_> {
         self.session.options.to.as_deref().unwrap_or(Path::new("nowhere"))
     }
 
-    /// Packs once.
-    fn round(&self, options: &AddOptions) -> Result<Report> {
+    /// Packs once; says whether its time was over before it had ended.
+    fn round(&self, options: &AddOptions) -> Result<(Report, bool)> {
+        if self.session.options.cold {
+            self.session.conduct(self.path(), |run| cache::forget_sources(run, self.sources, options))?;
+        }
         let place = Arc::new(scratch(self.session.options.to.as_deref())?);
         // Nobody is to open this vault ever again.
         let mut secret = [0; 32];
@@ -202,38 +247,56 @@ impl Packer<'_, '_> {
         let kdf = KdfParams { memory_kib: 19 << 10, passes: 2, lanes: 1 };
         let create = CreateOptions { kdf, ..CreateOptions::default() };
         let vault = Vault::open_in(self.path(), place, &password, Some(&create))?;
-        let path = || self.sources.first().cloned().unwrap_or_default();
-        let report =
-            vault.add(self.sources, options, self.session.listener()).map_err(|failed| match failed.error {
-                Error::NothingStored(_) => {
-                    Error::Refused { what: "there is nothing to measure: nothing could be read", path: path() }
-                }
-                error => error,
-            })?;
-        if report.total_files == 0 {
-            return Err(Error::Refused { what: "there is nothing to measure: no files", path: path() });
+        let nothing = |what| {
+            let path = self.sources.first().cloned().unwrap_or_default();
+            Error::Refused { what, path }
+        };
+        let (mut report, is_cut) = match vault.add(self.sources, options, &self.session.observer) {
+            Ok(report) => (report, false),
+            Err(Failed { error: Error::NothingStored(_), .. }) => {
+                return Err(nothing("there is nothing to measure: nothing could be read"));
+            }
+            Err(failed) => (self.session.cut(failed)?, true),
+        };
+        let bytes = |name: &str, bytes: fn(&Work) -> u64| {
+            report.stages.iter().find(|stage| stage.name == name).map_or(0, |stage| bytes(&stage.work))
+        };
+        // What was read: holes are no content. Of a round that was ended, what was compressed: the rest came to nothing.
+        report.total_size =
+            if is_cut { bytes("compress", |work| work.bytes_in) } else { bytes("read", |work| work.bytes_out) };
+        if report.successful_files == 0 && report.total_size == 0 {
+            return Err(nothing("there is nothing to measure: no files"));
         }
-        Ok(Report { command: "profile", snapshot: None, ..report })
+        Ok((Report { command: "profile", snapshot: None, ..report }, is_cut))
     }
 
     fn roofline(&self, profile: &Profile) -> Result<Roofline> {
         let median = profile.median().ok_or(Error::Interrupted)?;
-        let options = self.session.pack_options()?;
-        let stride = alone::stride(median.total_size, alone::ENOUGH);
-        let limit = profile.sample_bytes.unwrap_or(u64::MAX);
-        let measured = self
-            .session
-            .conduct(self.path(), |run| alone::pack(run, self.sources, &options, options.level, stride, limit));
+        let options = self.session.pack_options(Duration::MAX)?;
+        let part = alone::Part::of(profile, median, alone::ENOUGH, self.session.slice());
+        let measured =
+            self.session.conduct(self.path(), |run| alone::pack(run, self.sources, &options, options.level, part));
         let alone = measured?;
         let write = match &self.session.options.to {
             Some(directory) => {
                 let bytes = median.stored_size.clamp(64 << 20, 1 << 30);
-                let place = scratch(Some(directory))?;
-                Some(self.session.conduct(directory, |run| alone::write(run, directory, &place, bytes))?)
+                self.session.write_alone(directory, bytes)?
             }
             None => None,
         };
         Ok(roofline(alone, write, median))
+    }
+}
+
+impl Session<'_> {
+    /// Bytes a second that this file system takes; `None` if it takes too few to say.
+    fn write_alone(&self, directory: &Path, bytes: u64) -> Result<Option<f64>> {
+        let place = scratch(Some(directory))?;
+        match self.conduct(directory, |run| alone::write(run, directory, &place, bytes)) {
+            Ok(rate) => Ok(Some(rate)),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

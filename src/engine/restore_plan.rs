@@ -126,7 +126,7 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
     /// Plans all that is selected; answers the selection at its end, and how many entries there were.
     pub(crate) fn work(mut self, mut selection: Selection) -> Result<(Selection, u64, WorkerStats)> {
         let mut selected = 0;
-        let gauge = self.seams.run.gauge("plan", 1);
+        let gauge = self.seams.run.gauge("plan", 1, None);
         loop {
             let began = Instant::now();
             if self.seams.run.stop.is_stopped() {

@@ -12,7 +12,7 @@ use crossbeam::channel::{RecvTimeoutError, bounded};
 
 use crate::engine::cancel::Stop;
 use crate::engine::config::{DEFAULT_STALL_TIMEOUT, PipelineConfig};
-use crate::engine::gate::Tuner;
+use crate::engine::gate::{Gate, Tuner};
 use crate::engine::observe::{EntryError, EntryErrorKind, Notice, Observer, Phases, Progress, Report, StageReport};
 use crate::error::{Error, Result};
 use crate::primitives::sys::{available_cores, peak_rss_bytes};
@@ -80,13 +80,22 @@ impl Counters {
 #[derive(Debug)]
 pub(crate) struct Gauge {
     pub(crate) name: &'static str,
-    pub(crate) workers: usize,
+    workers: usize,
+    /// Who of them works is learnt.
+    gate: Option<Arc<Gate>>,
     pub(crate) busy_ns: AtomicU64,
     /// Items done, and bytes given on.
     pub(crate) items: AtomicU64,
     pub(crate) bytes: AtomicU64,
     /// Workers that have an item in their hands.
     pub(crate) active: AtomicU64,
+}
+
+impl Gauge {
+    /// Threads that work now.
+    pub(crate) fn workers(&self) -> usize {
+        self.gate.as_ref().map_or(self.workers, |gate| gate.open_for())
+    }
 }
 
 /// One operation under way.
@@ -186,10 +195,11 @@ impl<'a> Run<'a> {
     }
 
     /// A gauge for a stage that begins now.
-    pub(crate) fn gauge(&self, name: &'static str, workers: usize) -> Arc<Gauge> {
+    pub(crate) fn gauge(&self, name: &'static str, workers: usize, gate: Option<Arc<Gate>>) -> Arc<Gauge> {
         let gauge = Arc::new(Gauge {
             name,
             workers,
+            gate,
             busy_ns: AtomicU64::new(0),
             items: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -317,7 +327,7 @@ impl<'a> Run<'a> {
         let mut busiest = None;
         for (gauge, last) in gauges.iter().zip(last) {
             let busy = gauge.busy_ns.load(Ordering::Relaxed);
-            let share = (busy - *last) as f64 / (elapsed.as_nanos() as f64 * gauge.workers as f64);
+            let share = (busy - *last) as f64 / (elapsed.as_nanos() as f64 * gauge.workers() as f64);
             *last = busy;
             if busiest.is_none_or(|(_, most)| share > most) {
                 busiest = Some((gauge.name, share.min(1.0)));

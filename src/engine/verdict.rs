@@ -151,7 +151,7 @@ pub(crate) fn judge(report: &Report, way: Way) -> Option<Bottleneck> {
     let found = case.outside().or_else(|| case.cores()).or_else(|| case.memory()).or_else(|| case.stage());
     let mut found = found.or_else(|| case.guess())?;
     // A short run is mostly its beginning and its end.
-    found.confidence *= (case.stream / LONG_ENOUGH).sqrt().clamp(0.3, 1.0);
+    found.confidence *= (report.duration.as_secs_f64() / LONG_ENOUGH).sqrt().clamp(0.3, 1.0);
     if report.stages.iter().any(|stage| stage.work.ready.is_none()) {
         // Waiting for a core cannot be told from waiting for a device.
         found.confidence *= 0.7;
@@ -206,9 +206,14 @@ impl Case<'_> {
         }
     }
 
-    /// Whether a stage is one thread, whatever is asked for.
-    fn is_single(&self, name: &str) -> bool {
-        matches!(name, "plan" | "index") || (name == "scan" && self.report.cores < 8)
+    /// Whether a stage waits for a disk, if it is off the CPU.
+    fn waits_for_device(&self, name: &str) -> bool {
+        matches!(name, "scan" | "read" | "write") || name == "plan"
+    }
+
+    /// Whether a stage is one thread, whatever is asked for; of `scan` the one that takes the entries.
+    fn is_single(name: &str) -> bool {
+        matches!(name, "scan" | "plan" | "index")
     }
 
     /// 1: what lies before and behind the pipeline.
@@ -282,9 +287,15 @@ impl Case<'_> {
                 advice: Vec::new(),
             });
         }
+        // What waited for a core had none because others had them, or because there were more threads than cores.
+        let beside = match all / (self.stream * self.report.cores.max(1) as f64) {
+            own if own < 0.6 => format!(", {:.0} % of them with other programs", (1.0 - own) * 100.0),
+            _ => String::new(),
+        };
         let reason = format!(
-            "{cores} busy, {:.0} % of that with {}: more threads will not help",
+            "{cores} busy{beside}, {:.0} % of {} with {}: more threads will not help",
             share * 100.0,
+            if beside.is_empty() { "that" } else { "what was left" },
             gerund(stage.name)
         );
         let advice = if stage.name == "compress" { self.cheaper_level() } else { Vec::new() };
@@ -316,7 +327,7 @@ impl Case<'_> {
                 predicted_speedup: self.model.speedup(&without),
                 predicted_size: 1.0,
             };
-            vec![advice]
+            if advice.predicted_speedup >= WORTH_IT { vec![advice] } else { Vec::new() }
         };
         let bottleneck = |confidence, reason, advice| Bottleneck {
             kind: BoundKind::Memory,
@@ -365,16 +376,26 @@ impl Case<'_> {
         let blocked = Self::blocked(first);
         let clear = (2.0 * (blocked - 0.5)).abs();
         let apart = ((first.utilization - second) / 0.3).clamp(0.0, 1.0);
-        let confidence = 0.6 + 0.2 * apart + 0.2 * clear;
+        let above = ((first.utilization - STAGE_BUSY) / (1.0 - STAGE_BUSY)).clamp(0.0, 1.0);
+        let confidence = 0.5 + 0.3 * above.sqrt() + 0.1 * apart + 0.1 * clear;
         Some(self.bound_by(first, confidence))
     }
 
     /// 5: nothing stands out.
     fn guess(&self) -> Option<Bottleneck> {
+        // Many threads that wait for a device are none of them busy all the time.
+        let waiting = |stage: &StageReport| stage.blocked().as_secs_f64() / self.stream;
+        let waits = self.report.stages.iter().filter(|stage| self.waits_for_device(stage.name));
+        if let Some(stage) = waits.max_by(|one, other| waiting(one).total_cmp(&waiting(other)))
+            && waiting(stage) >= STAGE_BUSY
+            && Self::blocked(stage) >= 0.5
+        {
+            return Some(self.bound_by(stage, 0.6));
+        }
         let read = self.report.stages.iter().find(|stage| stage.name == "read")?;
         let busiest = *self.by_utilization().first()?;
-        let widest = self.report.stages.iter().map(|stage| stage.workers as u64).max().unwrap_or(1);
-        if read.work.chunks > 0 && read.work.chunks < 3 * widest && !self.has_small_files() {
+        let few = 2 * self.report.cores.max(2) as u64;
+        if read.work.chunks > 0 && read.work.chunks < few && !self.has_small_files() {
             let chunks = read.work.chunks;
             return Some(Bottleneck {
                 kind: BoundKind::Serial,
@@ -414,8 +435,17 @@ impl Case<'_> {
                  time, and each costs the same whatever is in it",
                 gerund(name)
             );
-            let advice = if self.is_single(name) { Vec::new() } else { self.more_workers(stage) };
+            let advice = if Self::is_single(name) { Vec::new() } else { self.more_workers(stage) };
             return found(BoundKind::SmallFiles, reason, advice);
+        }
+        if Self::blocked(stage) >= 0.5 && !self.waits_for_device(name) {
+            let reason = format!(
+                "{} was the bound: busy {percent:.0} % of the time with {threads}, but off the CPU for {:.0} % of that, stopped, \
+                 swapped out or held up by the system",
+                gerund(name),
+                Self::blocked(stage) * 100.0
+            );
+            return found(BoundKind::Stage, reason, Vec::new());
         }
         if Self::blocked(stage) >= 0.5 {
             let device = match (name, self.way) {
@@ -428,10 +458,14 @@ impl Case<'_> {
                 gerund(name),
                 Self::blocked(stage) * 100.0
             );
-            let advice = if name == "write" { self.smaller_output() } else { self.more_workers(stage) };
+            let advice = match name {
+                "write" => self.smaller_output(),
+                "read" => self.more_readers(stage),
+                _ => Vec::new(),
+            };
             return found(BoundKind::Device, reason, advice);
         }
-        if self.is_single(name) {
+        if Self::is_single(name) {
             let reason = format!("{} was the bound: it is one thread, busy {percent:.0} % of the time", gerund(name));
             return found(BoundKind::Serial, reason, Vec::new());
         }
@@ -456,6 +490,16 @@ impl Case<'_> {
             return Vec::new();
         }
         vec![Advice { option: format!("--{}-workers {enough}", stage.name), predicted_speedup, predicted_size: 1.0 }]
+    }
+
+    /// Twice the threads for a device, which may serve them side by side or not.
+    fn more_readers(&self, stage: &StageReport) -> Vec<Advice> {
+        let more = stage.workers * 2;
+        let predicted_speedup = self.model.speedup(&self.model.with(stage.name, |cost| cost.workers = more));
+        if predicted_speedup < WORTH_IT || more > 64 {
+            return Vec::new();
+        }
+        vec![Advice { option: format!("--read-workers {more}"), predicted_speedup, predicted_size: 1.0 }]
     }
 
     /// A level that costs less, where compressing is what the cores do.

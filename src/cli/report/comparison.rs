@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use flint_pipe::{Error, FileOp, Profile, Report, format_rate, format_size};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::cli::args::typed_level;
 use crate::cli::escape;
 use crate::cli::report::json::whole;
-use crate::cli::report::profile_json::{Asked, KIND, SCHEMA_VERSION};
+use crate::cli::report::profile_json::{self, Asked, KIND, SCHEMA_VERSION};
 use crate::cli::report::text::{brief, seconds};
 use crate::cli::report::wrapped;
 
+/// No figure of a profile is larger: seconds, or the microseconds of some hours.
+const MAX_FIGURE: f64 = 1e11;
 /// The longest saved profile that is read, in bytes: many times what one has.
 const MAX_FILE_LEN: u64 = 16 << 20;
 /// From this share on, other sizes are other data.
@@ -56,6 +59,9 @@ struct Config {
     level: Option<String>,
     cold: bool,
     to: Option<String>,
+    /// What else was asked for, as [`profile_json::asked_for`] has it; of an object without it nothing is said.
+    #[serde(flatten)]
+    asked: BTreeMap<String, Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -110,6 +116,14 @@ impl Baseline {
         }
         let measured = saved.median.take().filter(|median| median.throughput_bytes_per_sec > 0);
         let median = measured.ok_or_else(|| refused("nothing was measured in it"))?;
+        let figure = |value: f64| value.is_finite() && (0.0..=MAX_FIGURE).contains(&value);
+        let is_possible = |stage: &Stage| {
+            (0.0..=1.0).contains(&stage.utilization)
+                && [stage.cpu_secs, stage.service_us.p50, stage.service_us.p99].into_iter().all(figure)
+        };
+        if !figure(median.duration_secs) || !median.stages.values().all(is_possible) {
+            return Err(refused("its figures cannot be"));
+        }
         Ok(Self { path: path.to_owned(), saved, median })
     }
 }
@@ -278,6 +292,11 @@ fn differences(saved: &Saved, then: &Median, asked: &Asked, report: &Report) -> 
     differ("cache", cache(saved.config.cold), cache(asked.cold));
     let output = |is_written: bool| if is_written { "onto a disk" } else { "into nothing" };
     differ("output", output(saved.config.to.is_some()), output(asked.to.is_some()));
+    for (what, now) in profile_json::asked_for(asked) {
+        if let Some(then) = saved.config.asked.get(what) {
+            differ(what, &brief_value(then), &brief_value(&now));
+        }
+    }
     differ("cores", &saved.machine.cores.to_string(), &report.cores.to_string());
     let larger = then.total_size.max(report.total_size) as f64;
     if then.total_size.abs_diff(report.total_size) as f64 > larger * SAME_SIZE {
@@ -286,6 +305,16 @@ fn differences(saved: &Saved, then: &Median, asked: &Asked, report: &Report) -> 
         differ("content", &sizes[0], &sizes[1]);
     }
     found
+}
+
+/// What was asked for, in a few words; from a file that anybody may have written.
+fn brief_value(value: &Value) -> String {
+    let text = match value {
+        Value::Null => "auto".to_owned(),
+        Value::Object(map) if map.is_empty() => "auto".to_owned(),
+        value => value.to_string(),
+    };
+    escape::text(&text.chars().take(80).collect::<String>())
 }
 
 /// Seconds for a GiB of so many bytes.
@@ -380,6 +409,8 @@ mod tests {
             (with(&|o| o["median"] = Value::Null), "nothing was measured in it"),
             (with(&|o| o["median"]["throughput_bytes_per_sec"] = json!(0)), "nothing was measured in it"),
             (with(&|o| o["machine"] = json!("\u{1b}[2J")), "it is no saved profile: invalid type"),
+            (with(&|o| o["median"]["stages"]["compress"]["utilization"] = json!(-1e300)), "its figures cannot be"),
+            (with(&|o| o["median"]["duration_secs"] = json!(1e308)), "its figures cannot be"),
             (" ".repeat(17 << 20), "more than 16 MiB"),
         ] {
             let error = read(&text).expect_err(words);

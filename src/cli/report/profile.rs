@@ -34,7 +34,7 @@ pub(crate) fn summary(what: What<'_>, asked: &Asked, profile: &Profile) -> Strin
         measured(&mut text, asked, profile, median);
         speed(&mut text, profile, median);
         if !median.stages.is_empty() {
-            text.push_str(&stage_table(&median.stages));
+            text.push_str(&stage_table(&median.stages, median.cores));
         }
         if let Some(found) = &median.bottleneck {
             text.push_str(&verdict(found));
@@ -75,7 +75,7 @@ fn measured(text: &mut String, asked: &Asked, profile: &Profile, median: &Report
         line(text, "failed", &format!("{}, each named above", count(errors(median), "error", "errors")));
     }
     if let Some(bytes) = profile.sample_bytes {
-        line(text, "sample", &format!("each round ended after {} of the content", format_size(bytes)));
+        line(text, "sample", &format!("each round had about {} of the content", format_size(bytes)));
     }
     let cache = match (asked.cold, asked.unpack) {
         (true, false) => "cold: the files were put out of memory before each round",
@@ -418,7 +418,7 @@ mod tests {
         for line in [
             r"profiled unpacking a\x0a.flint",
             "  failed        1 error, each named above",
-            "  sample        each round ended after 256 MiB of the content",
+            "  sample        each round had about 256 MiB of the content",
             "  cache         cold: the vault was put out of memory before each round",
             r"  output        onto the disk of out\x0a",
             "  read          16 MiB of the vault",

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use flint_pipe::{Kernel, Level, PipelineConfig, Profile, ReadMode, Report, Roofline, Sweep, SweepPoint, Workers};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::cli::args::typed_level;
 use crate::cli::escape;
@@ -131,6 +132,14 @@ impl<'a> Config<'a> {
             memory: asked.pipeline.memory,
         }
     }
+}
+
+/// What was asked for of the pipeline, beside what a comparison looks at anyway, by the names that it has in the object.
+pub(crate) fn asked_for(asked: &Asked) -> Vec<(&'static str, Value)> {
+    let config = Config::of(asked, &Profile::default());
+    let config = serde_json::to_value(config).expect("these fields are numbers, strings and maps with string keys");
+    let names = ["read_mode", "workers", "queue_depth", "chunk_size", "memory"];
+    names.into_iter().map(|name| (name, config[name].clone())).collect()
 }
 
 /// The threads that were asked for; what is not there is auto.

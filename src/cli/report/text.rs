@@ -225,7 +225,7 @@ impl Summary {
         let workers: Vec<String> =
             report.stages.iter().map(|stage| format!("{} {}", stage.name, stage.workers)).collect();
         self.line("workers", &workers.join(", "));
-        self.text.push_str(&stage_table(&report.stages));
+        self.text.push_str(&stage_table(&report.stages, report.cores));
         for (stage, words) in &report.learnt {
             self.text.push_str(&wrapped("learnt", &format!("{stage}: {words}")));
         }
@@ -237,7 +237,7 @@ impl Summary {
 
 /// What each stage did, summed over its workers: how busy it was and what it waited for, how fast it was while it
 /// worked, and how long it took for one item; 80 columns.
-pub(crate) fn stage_table(stages: &[StageReport]) -> String {
+pub(crate) fn stage_table(stages: &[StageReport], cores: usize) -> String {
     let mut text = format!(
         "\n  {:<10} {:>4} {:>4} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6}\n",
         "stage", "thr", "util", "wait<", "wait>", "waitM", "MiB/s", "p50", "p90", "p99", "max"
@@ -245,8 +245,11 @@ pub(crate) fn stage_table(stages: &[StageReport]) -> String {
     for stage in stages {
         let bytes = stage.work.bytes_in.max(stage.work.bytes_out);
         let busy = stage.work.busy.as_secs_f64();
+        // Threads that work on a core do so side by side only as far as there are cores.
+        let on_cores = stage.blocked() * 2 < stage.work.busy;
+        let at_once = if on_cores { stage.workers.min(cores.max(1)) } else { stage.workers };
         let rate = if bytes > 0 && busy > 0.0 {
-            format!("{:.0}", bytes as f64 / busy * stage.workers as f64 / f64::from(1 << 20))
+            format!("{:.0}", bytes as f64 / busy * at_once as f64 / f64::from(1 << 20))
         } else {
             "-".to_owned()
         };

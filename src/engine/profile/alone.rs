@@ -16,8 +16,9 @@ use crate::engine::config::Level;
 use crate::engine::device::Device;
 use crate::engine::extract::record_pool;
 use crate::engine::fit::{Plan, fit_pack, fit_unpack};
+use crate::engine::observe::Report;
 use crate::engine::plan::{Decision, Planner};
-use crate::engine::profile::outcome::Kernel;
+use crate::engine::profile::outcome::{Kernel, Profile};
 use crate::engine::run::Run;
 use crate::engine::state::State;
 use crate::error::{Error, FileOp, Result};
@@ -42,9 +43,23 @@ pub(super) const ENOUGH: u64 = 512 << 20;
 /// So much is for a guess of a level.
 pub(super) const SAMPLE: u64 = 48 << 20;
 
-/// Of all chunks one in so many is taken, so that what is measured comes from everywhere.
-pub(super) fn stride(all: u64, enough: u64) -> u64 {
-    all.div_ceil(enough.max(1)).max(1)
+/// Which part of the data is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    /// One chunk in so many, so that they come from everywhere.
+    pub(super) stride: u64,
+    /// The scan ends at so many bytes of content.
+    limit: u64,
+    /// After this no further chunk is taken, but for the first.
+    time: Duration,
+}
+
+impl Part {
+    /// About `enough` bytes of what the rounds had, in so much time at most.
+    pub(super) fn of(profile: &Profile, median: &Report, enough: u64, time: Duration) -> Self {
+        let stride = median.total_size.div_ceil(enough.max(1)).max(1);
+        Self { stride, limit: profile.sample_bytes.unwrap_or(u64::MAX), time }
+    }
 }
 
 /// What was measured.
@@ -94,17 +109,15 @@ fn step(run: &Run<'_>, bytes: u64) -> Result<()> {
     run.check()
 }
 
-/// Takes one chunk in `stride` of these sources through scan, read, compress and encrypt.
-///
-/// - `limit`: content that the scan ends at; see [`Profile::sample_bytes`](super::outcome::Profile::sample_bytes).
+/// Takes a part of these sources through scan, read, compress and encrypt.
 pub(super) fn pack(
     run: &Run<'_>,
     sources: &[PathBuf],
     options: &AddOptions,
     level: Level,
-    stride: u64,
-    limit: u64,
+    part: Part,
 ) -> Result<Alone> {
+    let began = Instant::now();
     let plan = fit_pack(&options.pipeline, level, Device::Unknown)?;
     let pool = BufferPool::new(plan.chunk_size as usize);
     let intake = Intake { mapping: mapping(options.read_mode), refused: AtomicBool::new(false) };
@@ -123,7 +136,8 @@ pub(super) fn pack(
     let mut through = |job: ReadJob| {
         laps.borrow_mut().lap(SCAN, 0);
         number += 1;
-        if !(number - 1_u64).is_multiple_of(stride) {
+        let is_over = taken > 0 && (began.elapsed() >= part.time || taken >= part.limit);
+        if is_over || !(number - 1_u64).is_multiple_of(part.stride) {
             return Ok(());
         }
         step(run, 0)?;
@@ -164,7 +178,7 @@ pub(super) fn pack(
             seq += 1;
             known += entry.content_len();
         }
-        if known >= limit {
+        if known >= part.limit || began.elapsed() >= part.time {
             break;
         }
     }
@@ -174,14 +188,15 @@ pub(super) fn pack(
     Ok(Alone { kernels: laps.kernels.into(), stored_share: stored as f64 / (taken as f64).max(1.0) })
 }
 
-/// Takes one record in `stride` of these through read, decrypt and decompress.
+/// Takes a part of these records through read, decrypt and decompress.
 pub(super) fn unpack(
     run: &Run<'_>,
     state: &State,
     options: &AddOptions,
     wanted: &[(SegmentSalt, RecordPlace)],
-    stride: u64,
+    part: Part,
 ) -> Result<Alone> {
+    let began = Instant::now();
     let largest = wanted.iter().map(|(_, place)| place.plain_len).max().unwrap_or(0);
     let plan: Plan = fit_unpack(&options.pipeline, largest, false, Device::Unknown)?;
     let pool = record_pool(&plan);
@@ -190,7 +205,10 @@ pub(super) fn unpack(
     let mut decompress = Decompress::<()>::new(pool)?;
     let laps = RefCell::new(Laps::new(["plan", "read", "decrypt", "decompress"]));
     let (mut stored, mut taken) = (0, 0);
-    for (salt, place) in wanted.iter().step_by(usize::try_from(stride).unwrap_or(usize::MAX)) {
+    for (salt, place) in wanted.iter().step_by(usize::try_from(part.stride).unwrap_or(usize::MAX)) {
+        if taken > 0 && began.elapsed() >= part.time {
+            break;
+        }
         step(run, u64::from(place.plain_len))?;
         let keys = state.reader.segment_keys(salt);
         let id = RecordId { segment: Salt(salt.salt).segment_id(), kind: RecordKind::Data, number: place.number };

@@ -16,9 +16,10 @@ pub struct ProfileOptions {
     /// out of a vault only its [`pipeline`](AddOptions::pipeline) counts.
     pub pack: AddOptions,
     /// The file system that is written to: with a scratch vault that never has a name, or, on the way out of a vault, with a
-    /// directory that is taken away again. `None`: nothing is written, what a run makes is dropped.
+    /// directory that is taken away again, and holds up to four times the content until then. `None`: nothing is written, what a run makes is dropped.
     pub to: Option<PathBuf>,
-    /// When no further round, or point of a sweep, is begun; `None`: 30 s, and 2 min for a sweep.
+    /// When no further round, or point of a sweep, is begun, and none takes more than a fifth of it; `None`: 30 s, and 2 min
+    /// for a sweep.
     pub time: Option<Duration>,
     /// The files (or the vault) are put out of the page cache before each round; if not, they are in it.
     pub cold: bool,
@@ -38,7 +39,7 @@ pub struct Profile {
     pub level: Level,
     /// See [`ProfileOptions::cold`].
     pub cold: bool,
-    /// Rounds ended when they had so many bytes of content; `None`: each had all.
+    /// Rounds had a part of the content, the median one so many bytes of it; `None`: each had all.
     pub sample_bytes: Option<u64>,
     /// The rounds that count, in the order they were run; a first one that filled the page cache is not among them.
     pub rounds: Vec<Report>,

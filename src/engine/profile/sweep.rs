@@ -2,9 +2,11 @@
 //! measured as far as there is time, so that everybody sees what the prediction is worth.
 
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use crate::engine::add::source_device;
 use crate::engine::config::Level;
+use crate::engine::device::Device;
 use crate::engine::fit::fit_pack;
 use crate::engine::model::Model;
 use crate::engine::observe::Report;
@@ -17,23 +19,32 @@ use crate::primitives::sys::available_cores;
 const LEVELS: [Level; 4] = [Level::Zstd(1), Level::Zstd(3), Level::Zstd(6), Level::Zstd(9)];
 /// How often a point is measured if there is time.
 const PASSES: usize = 3;
+/// A point that has less time says nothing.
+const SHORTEST: Duration = Duration::from_millis(200);
+/// The share of the time that the sample of a level may take.
+const SAMPLE_SHARE: f64 = 0.03;
 
 /// Measures a grid; what was measured stays in `profile` whatever happens.
 pub(super) fn sweep(packer: &Packer<'_, '_>, profile: &mut Profile) -> Result<()> {
     let median = profile.median().ok_or(Error::Interrupted)?.clone();
-    let limit = profile.sample_bytes.unwrap_or(u64::MAX);
+    let part = alone::Part::of(profile, &median, alone::SAMPLE, packer.session.time.mul_f64(SAMPLE_SHARE));
     profile.sweep = Some(Sweep::default());
     let mut levels: Vec<Level> = LEVELS.into();
     let own = packer.session.options.pack.level;
     if !levels.contains(&own) {
         levels.insert(0, own);
     }
-    let base = sample(packer, &median, own, limit)?;
+    let base = sample(packer, own, part)?;
     for level in levels {
-        let at_level = if level == own { None } else { Some(sample(packer, &median, level, limit)?) };
+        // A high level may want more memory than there is.
+        let plan = fit_pack(&packer.session.pack_options(Duration::MAX)?.pipeline, level, Device::Unknown);
+        if matches!(plan, Err(Error::Usage(_))) {
+            continue;
+        }
+        let at_level = if level == own { None } else { Some(sample(packer, level, part)?) };
         let at_level = at_level.as_ref().unwrap_or(&base);
         for workers in worker_counts() {
-            let mut options = packer.session.pack_options()?;
+            let mut options = packer.session.pack_options(Duration::MAX)?;
             options.level = level;
             options.pipeline.workers = crate::engine::config::Workers { all: workers, ..Default::default() };
             let plan = fit_pack(&options.pipeline, level, source_device(packer.sources, &options))?;
@@ -50,7 +61,7 @@ pub(super) fn sweep(packer: &Packer<'_, '_>, profile: &mut Profile) -> Result<()
             sweep_of(profile).points.push(point);
         }
     }
-    let measured = measure(packer, profile, limit);
+    let measured = measure(packer, profile);
     conclude(sweep_of(profile));
     measured
 }
@@ -68,10 +79,9 @@ fn worker_counts() -> Vec<Option<NonZeroU16>> {
 }
 
 /// What the stages cost at a level, on chunks from everywhere.
-fn sample(packer: &Packer<'_, '_>, median: &Report, level: Level, limit: u64) -> Result<alone::Alone> {
-    let options = packer.session.pack_options()?;
-    let stride = alone::stride(median.total_size, alone::SAMPLE);
-    packer.session.conduct(packer.path(), |run| alone::pack(run, packer.sources, &options, level, stride, limit))
+fn sample(packer: &Packer<'_, '_>, level: Level, part: alone::Part) -> Result<alone::Alone> {
+    let options = packer.session.pack_options(Duration::MAX)?;
+    packer.session.conduct(packer.path(), |run| alone::pack(run, packer.sources, &options, level, part))
 }
 
 /// Content a second of the median round, had it had these threads and this level.
@@ -91,26 +101,33 @@ fn predict(median: &Report, base: &alone::Alone, at_level: &alone::Alone, counts
 }
 
 /// Measures the points in turn, those first that should be the fastest, and again as long as there is time.
-fn measure(packer: &Packer<'_, '_>, profile: &mut Profile, limit: u64) -> Result<()> {
+fn measure(packer: &Packer<'_, '_>, profile: &mut Profile) -> Result<()> {
+    let limit = profile.sample_bytes.unwrap_or(u64::MAX);
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); sweep_of(profile).points.len()];
     let mut order: Vec<usize> = (0..rates.len()).collect();
     let speed = |sweep: &Sweep, at: usize| sweep.points[at].predicted_bytes_per_sec;
     let sweep = sweep_of(profile);
     order.sort_by(|&one, &other| speed(sweep, other).total_cmp(&speed(sweep, one)));
     let size = profile.median().map_or(0, |median| median.total_size) as f64;
-    for _ in 0..PASSES {
-        for &at in &order {
+    for pass in 0..PASSES {
+        for (done, &at) in order.iter().enumerate() {
             let point = sweep_of(profile).points[at];
+            // In the first pass each point gets its share of the time, and is measured as far as that goes.
+            let left = packer.session.left();
+            let slice = left / u32::try_from(order.len() - done).unwrap_or(1);
             let rate = point.measured_bytes_per_sec.unwrap_or(point.predicted_bytes_per_sec);
-            if size / rate.max(1.0) > packer.session.left().as_secs_f64() {
+            if left.is_zero() || pass > 0 && size / rate.max(1.0) > slice.as_secs_f64() {
                 continue;
             }
-            let mut options = packer.session.pack_options()?;
+            let mut options = packer.session.pack_options(slice.max(SHORTEST))?;
             options.sample_bytes = Some(limit);
             options.level = point.level;
             let workers = point.workers.and_then(NonZeroU16::new);
             options.pipeline.workers = crate::engine::config::Workers { all: workers, ..Default::default() };
-            let report = packer.round(&options)?;
+            let (report, _) = packer.round(&options)?;
+            if report.total_size == 0 {
+                continue;
+            }
             rates[at].push(report.throughput_bytes_per_sec());
             rates[at].sort_by(f64::total_cmp);
             let point = &mut sweep_of(profile).points[at];

@@ -1,15 +1,17 @@
 //! The way out of a vault, over and over: everything that the newest snapshot needs is read, opened and unpacked; written
 //! too, where there is a place to write to.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::engine::api::ExtractOptions;
 use crate::engine::device::Device;
 use crate::engine::extract::largest_record;
 use crate::engine::fit::{UNPACK_CONTEXT, fit_unpack};
-use crate::engine::observe::{EntryErrorKind, Observer, Report};
+use crate::engine::observe::{EntryErrorKind, Failed, Observer, Progress, Report};
 use crate::engine::profile::outcome::{Profile, ProfileFailed, ProfileOptions, Roofline};
-use crate::engine::profile::{Session, alone, cache, roofline, scratch};
+use crate::engine::profile::{LEAST_ROUNDS, MOST_ROUNDS, Session, alone, cache, roofline};
 use crate::engine::run::Run;
 use crate::engine::state::State;
 use crate::engine::vault::Vault;
@@ -32,53 +34,81 @@ impl Vault {
         }
         let mut profile = Profile { unpack: true, cold: options.cold, ..Profile::default() };
         let session = Session::begin(options, observer);
-        match self.measure_unpacking(&session, &mut profile) {
-            Ok(()) => Ok(profile),
-            Err(error) => Err(ProfileFailed { error, profile: Box::new(profile) }),
-        }
+        let measured = self.measure_unpacking(&session, &mut profile);
+        session.conclude(measured, profile)
     }
 
     fn measure_unpacking(&self, session: &Session<'_>, profile: &mut Profile) -> Result<()> {
         let options = session.options;
         let mut restored = options.to.as_deref().map(Restored::below);
-        session.rounds(profile, |_| {
+        // What is restored stays until the end.
+        let most = if restored.is_some() { LEAST_ROUNDS } else { MOST_ROUNDS };
+        let mut is_part = false;
+        let measured = session.rounds(profile, most, |_| {
             if options.cold {
                 cache::forget_file(&self.path)?;
             }
-            let report = match &mut restored {
+            let round = match &mut restored {
                 Some(restored) => self.restore_round(session, restored),
-                None => self.read_round(session),
-            }?;
-            if report.total_files == 0 {
-                let what = "there is nothing to measure: its newest snapshot has no files";
-                return Err(Error::Refused { what, path: self.path.to_path_buf() });
+                None => self.read_round(session, &mut is_part),
+            };
+            let (report, is_cut) = match round {
+                Ok(report) => (report, is_part),
+                Err(failed) => (session.cut(failed)?, true),
+            };
+            let nothing = |what| Err(Error::Refused { what, path: self.path.to_path_buf() });
+            match &report {
+                Report { total_files: 0, .. } if !is_cut => {
+                    nothing("there is nothing to measure: its newest snapshot has no files")
+                }
+                Report { successful_files: 0, .. } if !is_cut && !report.is_damaged() => {
+                    nothing("nothing of it could be restored, so there is nothing to measure")
+                }
+                _ => Ok((Report { command: "profile", snapshot: None, ..report }, is_cut)),
             }
-            Ok(Report { command: "profile", snapshot: None, ..report })
-        })?;
-        // All of it has to be read each time, whatever its length.
-        profile.sample_bytes = None;
+        });
+        if let Some(restored) = restored {
+            let cleaned = restored.clean(&session.observer);
+            measured.and(cleaned)?;
+        } else {
+            measured?;
+        }
         if options.roofline {
             profile.roofline = Some(self.unpack_roofline(session, profile)?);
         }
         Ok(())
     }
 
-    fn restore_round(&self, session: &Session<'_>, restored: &mut Restored) -> Result<Report> {
+    fn restore_round(&self, session: &Session<'_>, restored: &mut Restored) -> Result<Report, Failed> {
         let directory = restored.next()?;
-        let extract = ExtractOptions { pipeline: session.config()?, ..ExtractOptions::default() };
-        Ok(self.extract(&directory, &extract, session.listener())?)
+        let extract = ExtractOptions { pipeline: session.config(session.slice())?, ..ExtractOptions::default() };
+        let report = self.extract(&directory, &extract, &session.observer)?;
+        if let Some(full) = report.errors.iter().find(|error| error.kind == EntryErrorKind::NoSpace) {
+            let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(Error::io(FileOp::Write, &directory.join(&full.path), source).into());
+        }
+        Ok(report)
     }
 
-    /// As `verify`, of the newest snapshot alone and without looking at anything but its data.
-    fn read_round(&self, session: &Session<'_>) -> Result<Report> {
+    /// As `verify`, of the newest snapshot alone and without looking at anything but its data; of that no more than
+    /// [`ROUND_BYTES`], which `is_part` then says.
+    fn read_round(&self, session: &Session<'_>, is_part: &mut bool) -> Result<Report, Failed> {
         let mut through = None;
-        let config = session.config()?;
-        let (result, run) = Run::conduct("profile", &self.path, &config, session.listener(), |run| {
+        let config = session.config(Duration::MAX)?;
+        let (result, run) = Run::conduct("profile", &self.path, &config, &session.observer, |run| {
             let state = self.open_state(run, true)?;
             let largest = largest_record(&state.trees(&state.commit)?);
             let plan = fit_unpack(run.config, largest, false, Device::of(&self.path))?;
-            let wanted = self.newest_records(run, &state)?;
+            let mut wanted = self.newest_records(run, &state)?;
             let (files, directories, bytes) = count(run, &state)?;
+            let ends = wanted.iter().scan(0, |sum, (_, place)| {
+                *sum += u64::from(place.plain_len);
+                Some(*sum)
+            });
+            let enough = ends.take_while(|end| *end <= ROUND_BYTES).count().max(1);
+            *is_part = enough < wanted.len();
+            wanted.truncate(enough);
+            let bytes = if *is_part { wanted.iter().map(|(_, place)| u64::from(place.plain_len)).sum() } else { bytes };
             let read = read_through(run, &*state.storage, &state.reader, &plan, wanted)?;
             if let Some((_, place, why)) = read.failed.first() {
                 let message = format!("damaged at byte {}: {why}", place.offset);
@@ -107,18 +137,17 @@ impl Vault {
 
     fn unpack_roofline(&self, session: &Session<'_>, profile: &Profile) -> Result<Roofline> {
         let median = profile.median().ok_or(Error::Interrupted)?;
-        let pack = session.pack_options()?;
+        let pack = session.pack_options(Duration::MAX)?;
         let alone = session.conduct(&self.path, |run| {
             let state = self.open_state(run, true)?;
             let wanted = self.newest_records(run, &state)?;
-            let all = wanted.iter().map(|(_, place)| u64::from(place.plain_len)).sum();
-            alone::unpack(run, &state, &pack, &wanted, alone::stride(all, alone::ENOUGH))
+            let part = alone::Part::of(profile, median, alone::ENOUGH, session.slice());
+            alone::unpack(run, &state, &pack, &wanted, part)
         })?;
         let write = match &session.options.to {
             Some(directory) => {
-                let place = scratch(Some(directory))?;
                 let bytes = median.total_size.clamp(64 << 20, 1 << 30);
-                Some(session.conduct(directory, |run| alone::write(run, directory, &place, bytes))?)
+                session.write_alone(directory, bytes)?
             }
             None => None,
         };
@@ -127,6 +156,9 @@ impl Vault {
         Ok(roofline(alone, write, median))
     }
 }
+
+/// So much content is read in a round, where nothing is written.
+const ROUND_BYTES: u64 = 2 << 30;
 
 /// Entries but directories, directories, and bytes of content of the newest snapshot.
 fn count(run: &Run<'_>, state: &State) -> Result<(u64, u64, u64)> {
@@ -163,7 +195,9 @@ impl Restored {
             Some(own) => own.clone(),
             None => {
                 let own = self.directory.join(format!("flint-pipe-profile-{}", std::process::id()));
-                std::fs::create_dir(&own).map_err(|error| Error::io(FileOp::CreateDirectory, &own, error))?;
+                // For nobody else: what was private in the vault may lie below directories that are not there yet.
+                let made = std::fs::DirBuilder::new().mode(0o700).create(&own);
+                made.map_err(|error| Error::io(FileOp::CreateDirectory, &own, error))?;
                 self.made.insert(own).clone()
             }
         };
@@ -172,11 +206,43 @@ impl Restored {
     }
 }
 
+impl Restored {
+    /// Takes them away, also what was restored without the right to do so.
+    fn clean(mut self, observer: &dyn Observer) -> Result<()> {
+        let Some(own) = self.made.take() else { return Ok(()) };
+        // Whoever watches over the run has to know that this may take a while, and is worth waiting for.
+        observer.progress(&Progress { phase: "clean", ..Progress::default() });
+        remove(&own).map_err(|error| Error::io(FileOp::Remove, &own, error))
+    }
+}
+
+/// Removes a directory and all that is below it.
+fn remove(directory: &Path) -> std::io::Result<()> {
+    if std::fs::remove_dir_all(directory).is_ok() {
+        return Ok(());
+    }
+    open_up(directory)?;
+    std::fs::remove_dir_all(directory)
+}
+
+/// Gives its owner all rights on a directory and on those below it.
+fn open_up(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))?;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            open_up(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 impl Drop for Restored {
     fn drop(&mut self) {
         if let Some(own) = &self.made {
-            // What is left behind has a name that says what it is.
-            let _ = std::fs::remove_dir_all(own);
+            // Only after a panic: what is left behind has a name that says what it is.
+            let _ = remove(own);
         }
     }
 }
