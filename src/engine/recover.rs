@@ -106,7 +106,7 @@ impl Vault {
         self.name_what_is_lost(run, &survey, &found, &history, &ground);
         if options.output.is_none() {
             let lost = |what| run.entry_failed(&self.path, EntryErrorKind::Damaged, what);
-            ground.damaged_tables(&history.kept).into_iter().for_each(lost);
+            ground.left_by_mending(run, &history.kept)?.into_iter().for_each(lost);
         }
         let lost = ground.name_losses(run, &history.kept)?;
         // What is not part of the vault is no loss.

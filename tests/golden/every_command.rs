@@ -150,3 +150,21 @@ fn no_vector_takes_any_command_beyond_its_limits() {
     });
     assert!(counter.into_inner() > 200, "the vectors are there");
 }
+
+#[test]
+fn recover_names_a_loss_or_a_fault_wherever_verify_finds_damage() {
+    for_every_vector(|_, vector, outcome| {
+        if outcome.verify != 13 {
+            return Ok(());
+        }
+        let place = tempfile::tempdir().expect("a temporary directory");
+        fs::write(place.path().join("vector.flint"), &vector.vault).expect("it can be written");
+        let ended = limited(place.path(), vector, &["recover", "-v", "VAULT"], NO_SUCH_PATH);
+        let said = String::from_utf8_lossy(&ended.stdout);
+        match ended.status.code() {
+            Some(0) if said.contains("to mend") => Ok(()),
+            Some(1 | 3 | 13) => Ok(()),
+            status => Err(format!("ends with {status:?}: {said}{}", String::from_utf8_lossy(&ended.stderr))),
+        }
+    });
+}

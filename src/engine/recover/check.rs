@@ -3,7 +3,7 @@
 //! Data records are taken from wherever the survey has found them: no table of records is needed. A full index that cannot
 //! be read whole is replaced by the trees that it was made of, as long as the commit before has them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,8 +49,8 @@ struct Opened {
     segments: Vec<Option<u32>>,
     /// Some of its entries have lost content.
     has_losses: bool,
-    /// Why a table of its records cannot be read; saving makes it again, mending does not.
-    bad_table: Option<String>,
+    /// The sums in its head are wrong; saving makes them again, mending does not.
+    bad_sums: bool,
 }
 
 /// What of an entry's content cannot be had.
@@ -106,7 +106,7 @@ impl<'s> Ground<'s> {
             why: Some(describe(error).1),
             segments: Vec::new(),
             has_losses: false,
-            bad_table: None,
+            bad_sums: false,
         };
         let tree = match opened {
             Ok(tree) => Arc::new(tree),
@@ -119,12 +119,16 @@ impl<'s> Ground<'s> {
         };
         let mut why = None;
         let mut has_losses = false;
+        let (mut puts, mut deletes, mut content_bytes) = (0, 0, 0_u64);
         loop {
             run.check()?;
             run.counters.tick();
             match cursor.next() {
-                Ok(Some(Item::Put(entry))) => has_losses |= !self.want(&segments, &entry),
-                Ok(Some(Item::Delete(_))) => {}
+                Ok(Some(Item::Put(entry))) => {
+                    (puts, content_bytes) = (puts + 1, content_bytes.saturating_add(entry.size));
+                    has_losses |= !self.want(&segments, &entry);
+                }
+                Ok(Some(Item::Delete(_))) => deletes += 1,
                 Ok(None) => break,
                 Err(error) => {
                     why = Some(describe(&error).1);
@@ -135,9 +139,10 @@ impl<'s> Ground<'s> {
         if let Some(loss) = cursor.take_losses().first() {
             why.get_or_insert_with(|| describe(&loss.why).1);
         }
-        let bad_table = tree.head().records.iter().find_map(|table| tree.record_table(table).err());
-        let bad_table = bad_table.map(|error| describe(&error).1);
-        Ok(Opened { tree: Some(tree), is_whole: why.is_none(), why, segments, has_losses, bad_table })
+        // What is lost is in no sum.
+        let head = tree.head();
+        let bad_sums = why.is_none() && (puts, deletes, content_bytes) != (head.puts, head.deletes, head.content_bytes);
+        Ok(Opened { tree: Some(tree), is_whole: why.is_none(), why, segments, has_losses, bad_sums })
     }
 
     /// Puts down which records an entry needs; false if some are nowhere.
@@ -203,17 +208,60 @@ impl<'s> Ground<'s> {
         named.into_iter().map(words).collect()
     }
 
-    /// Tables of records that cannot be read: the generation that they are of, and why.
-    pub(super) fn damaged_tables(&self, kept: &[Kept]) -> Vec<String> {
-        let bad = kept.iter().flat_map(|kept| &kept.trees).filter_map(|tree| {
-            let why = self.trees.get(&tree.id())?.bad_table.as_ref()?;
-            Some((tree.tree.generation, why))
-        });
-        let bad: BTreeSet<(u64, &String)> = bad.collect();
-        let words = |(generation, why)| {
-            format!("a table of records of generation {generation}, though not for --output: {why}")
-        };
-        bad.into_iter().map(words).collect()
+    /// What nothing is lost by and no mending makes good: what heads of trees say and is not so, and tables of records
+    /// that cannot be read or do not lead to the records.
+    pub(super) fn left_by_mending(&self, run: &Run<'_>, kept: &[Kept]) -> Result<Vec<String>> {
+        let mut seen = HashSet::new();
+        let mut bad = BTreeSet::new();
+        let mut elsewhere = HashMap::new();
+        let trees = kept.iter().flat_map(|kept| &kept.trees);
+        for kept in trees.filter(|tree| seen.insert((tree.id(), tree.is_full))) {
+            run.check()?;
+            let Some(Opened { tree: Some(tree), segments, bad_sums, .. }) = self.trees.get(&kept.id()) else {
+                continue;
+            };
+            let (generation, head) = (kept.tree.generation, tree.head());
+            let mut bad_field = |field| {
+                let why = Malformation::Field { structure: "tree head", field };
+                bad.insert((generation, "the head of an index", why.to_string()));
+            };
+            if *bad_sums {
+                bad_field("number or size of the entries");
+            }
+            if kept.is_full && (head.deletes != 0 || !head.replacements.is_empty()) {
+                bad_field("kind of item in a full index");
+            }
+            for table in &head.records {
+                let why = match tree.record_table(table) {
+                    Ok(places) => {
+                        let segment = segments[table.segment as usize];
+                        let is_wrong = |place: &RecordPlace| {
+                            segment.is_some_and(|segment| self.is_misplaced(segment, *place, &mut elsewhere))
+                        };
+                        let wrong = places.into_iter().find(is_wrong);
+                        wrong.map(|place| format!("it leads to byte {} for record {}", place.offset, place.number))
+                    }
+                    Err(error) => Some(describe(&error).1),
+                };
+                bad.extend(why.map(|why| (generation, "a table of records", why)));
+            }
+        }
+        let words =
+            |(generation, what, why)| format!("{what} of generation {generation}, though not for --output: {why}");
+        Ok(bad.into_iter().map(words).collect())
+    }
+
+    /// Whether a table leads to another place than the one where a record was found that opens, or than another table.
+    /// A record that was found nowhere is lost, and so are the entries that need it: that is said of them.
+    fn is_misplaced(&self, segment: u32, place: RecordPlace, elsewhere: &mut HashMap<(u32, u64), RecordPlace>) -> bool {
+        let places = self.survey.places(segment, place.number);
+        let is_contested = places.len() > 1;
+        let mut good = places.filter(|at| !self.bad.contains_key(at)).map(|at| self.survey.data()[at].place).peekable();
+        if good.peek().is_none() {
+            return false;
+        }
+        let is_there = good.any(|found| found == place);
+        !is_there || is_contested && *elsewhere.entry((segment, place.number)).or_insert(place) != place
     }
 
     /// The records that entries need, wherever each of them seems to be.
