@@ -290,7 +290,9 @@ mod tests {
 
     #[test]
     fn a_stage_of_so_many_workers_has_so_many_at_work_at_once() {
-        for count in [1, 2, 5, 16] {
+        // Under Miri each worker's histogram takes ten seconds to make.
+        let counts: &[usize] = if cfg!(miri) { &[2] } else { &[1, 2, 5, 16] };
+        for &count in counts {
             let meeting = Meeting::of(count);
             let make = || Ok(Meet(&meeting));
             let worked = conduct(|run| {

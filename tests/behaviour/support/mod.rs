@@ -63,6 +63,9 @@ pub(crate) fn within<T: Send + 'static>(limit_secs: u64, work: impl FnOnce() -> 
     let worker = std::thread::spawn(move || {
         let _ = send.send(work());
     });
+    // Under a checker that makes everything ten times slower, what is slow does not hang.
+    let patience = std::env::var("FLINT_TEST_PATIENCE").ok().and_then(|factor| factor.parse::<u64>().ok());
+    let limit_secs = limit_secs * patience.unwrap_or(1);
     match receive.recv_timeout(Duration::from_secs(limit_secs)) {
         Ok(value) => value,
         Err(RecvTimeoutError::Timeout) => panic!("it hangs: not done after {limit_secs} s"),
