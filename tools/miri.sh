@@ -24,9 +24,10 @@ readonly WORK=(engine:: format::merge:: format::tree:: primitives::glob:: primit
 readonly LEFT_OUT=(
     # zstd is C.
     record::tests::a_frame_ record::tests::metadata_ record::tests::the_highest_level
+    record::tests::random_bytes_are_never
     # 16 MiB.
     record::tests::the_longest_record
-    # Argon2 at any cost; the vector of RFC 9106, with 32 KiB, takes a minute as well.
+    # Argon2 at any cost; the vector of RFC 9106, with 32 KiB, takes minutes.
     argon2id_passes a_stretched_key
     # Hundreds of records, or thousands of blocks of AES without its instructions.
     a_wrapped_key_opens what_was_sealed_opens_at_every_edge keys_follow_the_vault
@@ -34,6 +35,8 @@ readonly LEFT_OUT=(
     engine::add::
     # A histogram of latencies is an array of 180 KiB, made for each of 96 workers: ten seconds each.
     whichever_stage_fails
+    # Tens of thousands of items and extents, or a tree for each of its blocks.
+    tree::tests::an_entry_with_many_extents tree::tests::what_was_written tree::tests::blocks_that
     # Thousands of names, each compared with all others.
     nearest::tests::a_slip nearest::tests::what_lies_deeper
 )
