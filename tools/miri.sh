@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Is there undefined behaviour in what Miri can interpret? The unit tests of keys and ciphers, of the format's structures,
-# of buffers, numbers and patterns, and of the engine's channels, permits and stops, under nightly Miri: this crate and
-# what it calls of others, with every pointer, borrow and initialisation checked.
+# Is there undefined behaviour in what Miri can interpret? The unit tests of keys and ciphers, of the format's
+# structures, of buffers, numbers and patterns, and of the engine's channels, permits and stops, under nightly Miri: this
+# crate and what it calls of others, with every pointer, borrow and initialisation checked.
 #
 #   tools/miri.sh            all of it, in two processes beside each other; some ten minutes on two cores
 #   tools/miri.sh FILTER..   the tests with these in their names, also those that are left out below
@@ -14,14 +14,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export MIRIFLAGS="-Zmiri-disable-isolation ${MIRIFLAGS-}"
 export PROPTEST_CASES=${PROPTEST_CASES:-2}
 
-# Two halves of about the same length. Not here: `stages`, the rest of `primitives` and `cli`, whose tests are about files,
-# locks, mappings and processes, by calls of Linux that Miri has not.
+# Two halves of about the same length. Not here: `stages` and the rest of `primitives`, whose tests are about files,
+# locks, mappings and processes, by calls of Linux that Miri has not, or has in part (its `statx` leaves fields unwritten
+# that the kernel fills, and says that reading them is undefined); and `latency`, for its histograms, of which below.
 readonly BYTES=(crypto:: format::entry:: format::layout:: format::header::tests::the_root format::header::tests::roots
     format::header::tests::a_root format::keyslot::tests::the_password format::record::)
-readonly WORK=(engine:: format::merge:: format::tree:: primitives::glob:: primitives::pool:: primitives::units::
-    stages::pack::names::)
+readonly WORK=(engine:: format::merge:: format::tree:: primitives::glob:: primitives::pool:: primitives::units::)
 
 readonly LEFT_OUT=(
+    # Asks git.
+    glob::tests::git_answers
     # zstd is C.
     record::tests::a_frame_ record::tests::metadata_ record::tests::the_highest_level
     record::tests::random_bytes_are_never
@@ -37,6 +39,8 @@ readonly LEFT_OUT=(
     whichever_stage_fails
     # Tens of thousands of items and extents, or a tree for each of its blocks.
     tree::tests::an_entry_with_many_extents tree::tests::what_was_written tree::tests::blocks_that
+    # A pattern that would take for ever if it were matched badly.
+    glob::tests::many_stars
     # Thousands of names, each compared with all others.
     nearest::tests::a_slip nearest::tests::what_lies_deeper
 )

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Do two threads ever use the same memory unordered? ThreadSanitizer over what starts threads, stops them and bounds them:
-# the unit tests of channels, permits, stops and buffers, and the behaviour of cancelled and failing runs, of slow disks
-# and of runs beside each other.
+# Do two threads ever use the same memory unordered? ThreadSanitizer over what starts threads, stops them and bounds
+# them: the unit tests of channels, permits, stops and buffers, and the behaviour of cancelled and failing runs, of slow
+# disks and of runs beside each other.
 #
-#   tools/thread_sanitizer.sh           all of it; a quarter of an hour on two cores, half of it to build
+#   tools/thread_sanitizer.sh           all of it; half an hour on two cores, a third of it to build
 #   tools/thread_sanitizer.sh FILTER..  the behaviour tests with these in their names, and no unit tests
 #
 # Needs nightly Rust with rust-src, since the standard library is built with the checker, too; and gcc or clang, whose
-# -fsanitize=thread calls the same runtime, for zstd. Nothing is suppressed: what is reported is a race, and ends its test.
+# -fsanitize=thread calls the same runtime, for zstd. Nothing is suppressed: what is reported is a race, and ends the run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
