@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::cancel::Stop;
 use crate::engine::run::Gauge;
+use crate::primitives::sys::{available_cores, process_cpu_time};
 
 /// How often a thread behind the gate looks whether the run is to end.
 const STOP_POLL: Duration = Duration::from_millis(20);
@@ -85,6 +86,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A stage this busy, before one that is no busier than that, may be what others wait for.
 const BUSY: f64 = 0.8;
 const STARVED: f64 = 0.75;
+/// Where the process uses this share of the cores or more, none is left for further threads.
+const CORES_BUSY: f64 = 0.85;
 /// More threads have to bring so much.
 const GAIN: f64 = 1.1;
 
@@ -116,16 +119,27 @@ struct Trial {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Figures {
+    /// Of the whole process.
+    cpu: Duration,
     items: u64,
     busy_ns: u64,
     next_busy_ns: u64,
     bytes: u64,
 }
 
+/// How busy the stage was in a window, the next one, and the cores with this process.
+#[derive(Debug, Clone, Copy)]
+struct Shares {
+    busy: f64,
+    next_busy: f64,
+    cores: f64,
+}
+
 /// What a stage has come to since it began.
 fn figures(stage: &Gauge, next: &Gauge) -> Figures {
     use std::sync::atomic::Ordering::Relaxed;
     Figures {
+        cpu: process_cpu_time(),
         items: stage.items.load(Relaxed),
         busy_ns: stage.busy_ns.load(Relaxed),
         next_busy_ns: next.busy_ns.load(Relaxed),
@@ -158,10 +172,12 @@ impl Tuner {
         let busy = share(figures.busy_ns, last.busy_ns, open_for);
         let next_busy = share(figures.next_busy_ns, last.next_busy_ns, next.workers());
         let rate = figures.bytes.saturating_sub(last.bytes) as f64 / seconds;
-        self.step(busy, next_busy, rate, open_for, now, at);
+        let cpu = figures.cpu.saturating_sub(last.cpu).as_secs_f64();
+        let cores = cpu / (seconds * available_cores().get() as f64);
+        self.step(Shares { busy, next_busy, cores }, rate, open_for, now, at);
     }
 
-    fn step(&mut self, busy: f64, next_busy: f64, rate: f64, open_for: usize, now: Instant, at: Duration) {
+    fn step(&mut self, shares: Shares, rate: f64, open_for: usize, now: Instant, at: Duration) {
         match &mut self.trial {
             Some(trial) if !trial.settled => {
                 trial.settled = true;
@@ -184,7 +200,7 @@ impl Tuner {
             None => {}
         }
         let may = self.not_before.is_none_or(|not_before| now >= not_before) && open_for < self.gate.most;
-        if may && busy >= BUSY && next_busy <= STARVED {
+        if may && shares.busy >= BUSY && shares.next_busy <= STARVED && shares.cores < CORES_BUSY {
             self.trial = Some(Trial { before: open_for, rate, settled: false });
             self.gate.set(open_for * 2);
         }
@@ -222,13 +238,19 @@ mod tests {
 
     /// Lets a tuner see windows of (busy, next busy, rate); the number that the gate is open for after each.
     fn tuned(first: usize, most: usize, windows: &[(f64, f64, f64)]) -> (Vec<usize>, Vec<String>) {
+        tuned_beside(0.3, first, most, windows)
+    }
+
+    /// The same while the process uses this share of the cores.
+    fn tuned_beside(cores: f64, first: usize, most: usize, windows: &[(f64, f64, f64)]) -> (Vec<usize>, Vec<String>) {
         let mut tuner = Tuner::new(Gate::new(first, most), "read", "compress");
         let began = Instant::now();
         let mut seen = Vec::new();
         for (number, &(busy, next_busy, rate)) in (1_u32..).zip(windows) {
             let at = WINDOW * number;
             let open_for = tuner.gate.open_for();
-            tuner.step(busy, next_busy, rate, open_for, began + at, at);
+            let shares = Shares { busy, next_busy, cores };
+            tuner.step(shares, rate, open_for, began + at, at);
             seen.push(tuner.gate.open_for());
         }
         (seen, tuner.learnt)
@@ -247,6 +269,7 @@ mod tests {
     fn a_stage_that_nobody_waits_for_gets_none_and_none_gets_more_than_there_are() {
         assert_eq!(tuned(2, 8, &[(0.9, 0.95, 100.0), (0.3, 0.3, 100.0)]).0, [2, 2]);
         assert_eq!(tuned(2, 2, &[(0.9, 0.1, 100.0)]).0, [2]);
+        assert_eq!(tuned_beside(0.95, 2, 8, &[(0.9, 0.1, 100.0)]).0, [2], "no core is left for it");
         let growing: Vec<_> = (0..10).map(|window| (1.0, 0.1, 100.0 * 2_f64.powi(window))).collect();
         assert_eq!(*tuned(2, 6, &growing).0.last().unwrap(), 6);
     }

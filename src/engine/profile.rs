@@ -273,14 +273,15 @@ impl Packer<'_, '_> {
     fn roofline(&self, profile: &Profile) -> Result<Roofline> {
         let median = profile.median().ok_or(Error::Interrupted)?;
         let options = self.session.pack_options(Duration::MAX)?;
-        let part = alone::Part::of(profile, median, alone::ENOUGH, self.session.slice());
+        let part =
+            alone::Part::of(median, profile.sample_bytes.unwrap_or(u64::MAX), alone::ENOUGH, self.session.slice());
         let measured =
             self.session.conduct(self.path(), |run| alone::pack(run, self.sources, &options, options.level, part));
         let alone = measured?;
         let write = match &self.session.options.to {
             Some(directory) => {
                 let bytes = median.stored_size.clamp(64 << 20, 1 << 30);
-                self.session.write_alone(directory, bytes)?
+                self.session.write_alone(directory, bytes, true)?
             }
             None => None,
         };
@@ -290,9 +291,9 @@ impl Packer<'_, '_> {
 
 impl Session<'_> {
     /// Bytes a second that this file system takes; `None` if it takes too few to say.
-    fn write_alone(&self, directory: &Path, bytes: u64) -> Result<Option<f64>> {
+    fn write_alone(&self, directory: &Path, bytes: u64, durable: bool) -> Result<Option<f64>> {
         let place = scratch(Some(directory))?;
-        match self.conduct(directory, |run| alone::write(run, directory, &place, bytes)) {
+        match self.conduct(directory, |run| alone::write(run, directory, &place, bytes, durable)) {
             Ok(rate) => Ok(Some(rate)),
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => Ok(None),
             Err(error) => Err(error),

@@ -208,6 +208,13 @@ pub(crate) fn thread_cpu_time() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// The CPU time, user and system, that all threads of this process have used, those that ended included.
+pub(crate) fn process_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+    // As for a thread's clock.
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 /// How long the calling thread could have run and no core was free for it; `None` where the system does not tell.
 pub(crate) fn thread_run_delay() -> Option<Duration> {
     // Nanoseconds on a core, nanoseconds waiting for one, times it was given one (Documentation/scheduler/sched-stats.rst).

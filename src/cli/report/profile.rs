@@ -46,6 +46,13 @@ pub(crate) fn summary(what: What<'_>, asked: &Asked, profile: &Profile) -> Strin
     }
     if let Some(sweep) = &profile.sweep {
         let rows: Vec<Row> = sweep.points.iter().map(Row::from).collect();
+        if let Some(bytes) = sweep.sample_bytes {
+            line(
+                &mut text,
+                "sweep",
+                &format!("with {} of the content, so that there was time for all", format_size(bytes)),
+            );
+        }
         text.push_str(&grid(&rows, sweep.median_error));
     }
     text
@@ -182,7 +189,7 @@ fn roof(roofline: &Roofline) -> String {
         let _ = writeln!(text, "  {:<20} {speed:>9} {cost:>10}", kernel.name);
     }
     if let Some(write) = roofline.write_bytes_per_sec {
-        let _ = writeln!(text, "  {:<20} {:>9} {:>10}", "write and sync", rate(write), "-");
+        let _ = writeln!(text, "  {:<20} {:>9} {:>10}", "write alone", rate(write), "-");
     }
     text.push('\n');
     let allows = match (roofline.bound, roofline.cores) {
@@ -472,7 +479,7 @@ mod tests {
             "  alone, on one core       MiB/s  CPU s/GiB",
             "  read                      4096      0.240",
             "  compress                   256      4.000",
-            "  write and sync             450          -",
+            "  write alone                450          -",
             "",
             "  at most       512 MiB/s: that is what the 2 cores allow",
             "  reached       91 % of that",

@@ -273,6 +273,7 @@ impl From<&Roofline> for Roof {
 #[derive(Serialize)]
 struct Grid {
     median_error: Option<f64>,
+    sample_bytes: Option<u64>,
     points: Vec<Point>,
 }
 
@@ -296,7 +297,11 @@ impl From<&Sweep> for Grid {
             stored_share: point.stored_share,
             pareto: point.pareto,
         };
-        Self { median_error: sweep.median_error, points: sweep.points.iter().map(point).collect() }
+        Self {
+            median_error: sweep.median_error,
+            sample_bytes: sweep.sample_bytes,
+            points: sweep.points.iter().map(point).collect(),
+        }
     }
 }
 

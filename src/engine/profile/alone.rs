@@ -18,7 +18,7 @@ use crate::engine::extract::record_pool;
 use crate::engine::fit::{Plan, fit_pack, fit_unpack};
 use crate::engine::observe::Report;
 use crate::engine::plan::{Decision, Planner};
-use crate::engine::profile::outcome::{Kernel, Profile};
+use crate::engine::profile::outcome::Kernel;
 use crate::engine::run::Run;
 use crate::engine::state::State;
 use crate::error::{Error, FileOp, Result};
@@ -55,10 +55,10 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// About `enough` bytes of what the rounds had, in so much time at most.
-    pub(super) fn of(profile: &Profile, median: &Report, enough: u64, time: Duration) -> Self {
+    /// About `enough` bytes of what a run had, which ended at `limit` bytes of content, in so much time at most.
+    pub(super) fn of(median: &Report, limit: u64, enough: u64, time: Duration) -> Self {
         let stride = median.total_size.div_ceil(enough.max(1)).max(1);
-        Self { stride, limit: profile.sample_bytes.unwrap_or(u64::MAX), time }
+        Self { stride, limit, time }
     }
 }
 
@@ -231,8 +231,10 @@ pub(super) fn unpack(
     Ok(Alone { kernels: laps.kernels.into(), stored_share: stored as f64 / (taken as f64).max(1.0) })
 }
 
-/// Bytes a second that a file of this place takes, preallocated, in writes of a chunk, its sync included.
-pub(super) fn write(run: &Run<'_>, path: &Path, place: &dyn VaultDir, bytes: u64) -> Result<f64> {
+/// Bytes a second that a file of this place takes, preallocated, in writes of a chunk.
+///
+/// - `durable`: the sync at the end counts, as it does for a vault; restoring leaves that to the system.
+pub(super) fn write(run: &Run<'_>, path: &Path, place: &dyn VaultDir, bytes: u64, durable: bool) -> Result<f64> {
     const PIECE: usize = 4 << 20;
     let io = |op| move |error| Error::io(op, path, error);
     let storage: Arc<_> = place.create_unlinked().map_err(io(FileOp::Create))?;
@@ -249,6 +251,8 @@ pub(super) fn write(run: &Run<'_>, path: &Path, place: &dyn VaultDir, bytes: u64
         storage.start_writeback(offset, PIECE as u64).map_err(io(FileOp::Sync))?;
         offset += PIECE as u64;
     }
-    storage.sync().map_err(io(FileOp::Sync))?;
+    if durable {
+        storage.sync().map_err(io(FileOp::Sync))?;
+    }
     Ok(offset as f64 / began.elapsed().as_secs_f64())
 }

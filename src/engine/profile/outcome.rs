@@ -75,7 +75,7 @@ impl Profile {
 pub struct Roofline {
     /// The stages, in the order of the data.
     pub kernels: Vec<Kernel>,
-    /// Writing to the file system of [`ProfileOptions::to`] alone, its sync included: bytes of output a second.
+    /// Writing to the file system of [`ProfileOptions::to`] alone, bytes of output a second; packing, the sync is included.
     pub write_bytes_per_sec: Option<f64>,
     /// Cores that were counted with.
     pub cores: usize,
@@ -114,6 +114,8 @@ impl Kernel {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Sweep {
+    /// The points had a part of the content, of so many bytes, so that there was time for all; `None`: what the rounds had.
+    pub sample_bytes: Option<u64>,
     /// Its points, level by level.
     pub points: Vec<SweepPoint>,
     /// The median of how far predictions were off, as a share of what was measured; `None` where nothing was measured.

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use crate::engine::add::source_device;
-use crate::engine::config::Level;
+use crate::engine::config::{Level, Workers};
 use crate::engine::device::Device;
 use crate::engine::fit::fit_pack;
 use crate::engine::model::Model;
@@ -20,50 +20,75 @@ const LEVELS: [Level; 4] = [Level::Zstd(1), Level::Zstd(3), Level::Zstd(6), Leve
 /// How often a point is measured if there is time.
 const PASSES: usize = 3;
 /// A point that has less time says nothing.
-const SHORTEST: Duration = Duration::from_millis(200);
+const SHORTEST: Duration = Duration::from_millis(500);
 /// The share of the time that the sample of a level may take.
 const SAMPLE_SHARE: f64 = 0.03;
 
 /// Measures a grid; what was measured stays in `profile` whatever happens.
 pub(super) fn sweep(packer: &Packer<'_, '_>, profile: &mut Profile) -> Result<()> {
+    let session = packer.session;
     let median = profile.median().ok_or(Error::Interrupted)?.clone();
-    let part = alone::Part::of(profile, &median, alone::SAMPLE, packer.session.time.mul_f64(SAMPLE_SHARE));
+    let limit = profile.sample_bytes.unwrap_or(u64::MAX);
     profile.sweep = Some(Sweep::default());
+    let part = alone::Part::of(&median, limit, alone::SAMPLE, session.time.mul_f64(SAMPLE_SHARE));
+    let mut points = grid(packer, &median, part)?;
+    // All points are measured with the same data, and predicted from a run with it.
+    let size = median.total_size as f64;
+    let needed: f64 = points.iter().map(|point| size / point.predicted_bytes_per_sec.max(1.0)).sum();
+    let left = session.left().as_secs_f64() * 0.9;
+    let mut limit = limit;
+    if needed > left {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a number of bytes")]
+        let enough = (size * left / needed) as u64;
+        limit = enough.max(1);
+        let mut options = session.pack_options(session.slice())?;
+        options.sample_bytes = Some(limit);
+        let (base, _) = packer.round(&options)?;
+        let part = alone::Part::of(&base, limit, alone::SAMPLE, session.time.mul_f64(SAMPLE_SHARE));
+        points = grid(packer, &base, part)?;
+        sweep_of(profile).sample_bytes = Some(base.total_size);
+    }
+    sweep_of(profile).points = points;
+    let measured = measure(packer, profile, limit);
+    conclude(sweep_of(profile));
+    measured
+}
+
+/// All points, predicted from a run and from what each level costs and saves on a part of its data.
+fn grid(packer: &Packer<'_, '_>, median: &Report, part: alone::Part) -> Result<Vec<SweepPoint>> {
+    let session = packer.session;
+    let own = session.options.pack.level;
     let mut levels: Vec<Level> = LEVELS.into();
-    let own = packer.session.options.pack.level;
     if !levels.contains(&own) {
         levels.insert(0, own);
     }
     let base = sample(packer, own, part)?;
+    let mut points = Vec::new();
     for level in levels {
+        let mut options = session.pack_options(Duration::MAX)?;
         // A high level may want more memory than there is.
-        let plan = fit_pack(&packer.session.pack_options(Duration::MAX)?.pipeline, level, Device::Unknown);
-        if matches!(plan, Err(Error::Usage(_))) {
+        if matches!(fit_pack(&options.pipeline, level, Device::Unknown), Err(Error::Usage(_))) {
             continue;
         }
         let at_level = if level == own { None } else { Some(sample(packer, level, part)?) };
         let at_level = at_level.as_ref().unwrap_or(&base);
+        options.level = level;
         for workers in worker_counts() {
-            let mut options = packer.session.pack_options(Duration::MAX)?;
-            options.level = level;
-            options.pipeline.workers = crate::engine::config::Workers { all: workers, ..Default::default() };
+            options.pipeline.workers = Workers { all: workers, ..Workers::default() };
             let plan = fit_pack(&options.pipeline, level, source_device(packer.sources, &options))?;
             let counts =
                 [("read", plan.read), ("compress", plan.third), ("encrypt", plan.fourth), ("write", plan.write)];
-            let point = SweepPoint {
+            points.push(SweepPoint {
                 workers: workers.map(NonZeroU16::get),
                 level,
-                predicted_bytes_per_sec: predict(&median, &base, at_level, &counts),
+                predicted_bytes_per_sec: predict(median, &base, at_level, &counts),
                 measured_bytes_per_sec: None,
                 stored_share: at_level.stored_share,
                 pareto: false,
-            };
-            sweep_of(profile).points.push(point);
+            });
         }
     }
-    let measured = measure(packer, profile);
-    conclude(sweep_of(profile));
-    measured
+    Ok(points)
 }
 
 fn sweep_of(profile: &mut Profile) -> &mut Sweep {
@@ -88,9 +113,14 @@ fn sample(packer: &Packer<'_, '_>, level: Level, part: alone::Part) -> Result<al
 fn predict(median: &Report, base: &alone::Alone, at_level: &alone::Alone, counts: &[(&str, usize)]) -> f64 {
     let Some(model) = Model::of(median) else { return 0.0 };
     let ratio = |now: f64, before: f64| if before > 0.0 { now / before } else { 1.0 };
-    let work = ratio(at_level.cost("compress"), base.cost("compress"));
     let size = ratio(at_level.stored_share, base.stored_share);
-    let mut changed = model.with("compress", |stage| stage.cpu *= work);
+    let bytes = median.total_size as f64;
+    let (alone, more) = (base.cost("compress") * bytes, (at_level.cost("compress") - base.cost("compress")) * bytes);
+    let mut changed = model.with("compress", |stage| {
+        // In a run it costs somewhat more than alone; where it costs next to nothing that says nothing.
+        let beside = if alone > 0.5 * stage.cpu { (stage.cpu / alone).clamp(1.0, 2.0) } else { 1.0 };
+        stage.cpu = (stage.cpu + beside * more).max(0.0);
+    });
     for name in ["encrypt", "write"] {
         changed = changed.with(name, |stage| (stage.cpu, stage.blocked) = (stage.cpu * size, stage.blocked * size));
     }
@@ -101,29 +131,28 @@ fn predict(median: &Report, base: &alone::Alone, at_level: &alone::Alone, counts
 }
 
 /// Measures the points in turn, those first that should be the fastest, and again as long as there is time.
-fn measure(packer: &Packer<'_, '_>, profile: &mut Profile) -> Result<()> {
-    let limit = profile.sample_bytes.unwrap_or(u64::MAX);
+fn measure(packer: &Packer<'_, '_>, profile: &mut Profile, limit: u64) -> Result<()> {
+    let session = packer.session;
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); sweep_of(profile).points.len()];
     let mut order: Vec<usize> = (0..rates.len()).collect();
     let speed = |sweep: &Sweep, at: usize| sweep.points[at].predicted_bytes_per_sec;
     let sweep = sweep_of(profile);
     order.sort_by(|&one, &other| speed(sweep, other).total_cmp(&speed(sweep, one)));
-    let size = profile.median().map_or(0, |median| median.total_size) as f64;
+    let size = sweep.sample_bytes.or_else(|| profile.median().map(|median| median.total_size)).unwrap_or(0) as f64;
     for pass in 0..PASSES {
-        for (done, &at) in order.iter().enumerate() {
+        for &at in &order {
             let point = sweep_of(profile).points[at];
-            // In the first pass each point gets its share of the time, and is measured as far as that goes.
-            let left = packer.session.left();
-            let slice = left / u32::try_from(order.len() - done).unwrap_or(1);
             let rate = point.measured_bytes_per_sec.unwrap_or(point.predicted_bytes_per_sec);
-            if left.is_zero() || pass > 0 && size / rate.max(1.0) > slice.as_secs_f64() {
+            let (left, seconds) = (session.left(), size / rate.max(1.0));
+            if left.is_zero() || pass > 0 && seconds > left.as_secs_f64() {
                 continue;
             }
-            let mut options = packer.session.pack_options(slice.max(SHORTEST))?;
+            // What takes far longer than it should is ended, and counts with what it did.
+            let slice = Duration::try_from_secs_f64(3.0 * seconds).unwrap_or(Duration::MAX).max(SHORTEST);
+            let mut options = session.pack_options(slice)?;
             options.sample_bytes = Some(limit);
             options.level = point.level;
-            let workers = point.workers.and_then(NonZeroU16::new);
-            options.pipeline.workers = crate::engine::config::Workers { all: workers, ..Default::default() };
+            options.pipeline.workers = Workers { all: point.workers.and_then(NonZeroU16::new), ..Workers::default() };
             let (report, _) = packer.round(&options)?;
             if report.total_size == 0 {
                 continue;
@@ -184,14 +213,14 @@ mod tests {
             point(80.0, Some(90.0), 0.3001),
             point(500.0, None, 0.1),
         ];
-        let mut sweep = Sweep { points, median_error: None };
+        let mut sweep = Sweep { points, ..Sweep::default() };
         conclude(&mut sweep);
         assert_eq!(
             sweep.points.iter().map(|point| point.pareto).collect::<Vec<_>>(),
             [true, true, false, false, false]
         );
         assert!((sweep.median_error.expect("four were measured") - 0.1).abs() < 1e-9);
-        let mut none = Sweep { points: vec![point(1.0, None, 1.0)], median_error: None };
+        let mut none = Sweep { points: vec![point(1.0, None, 1.0)], ..Sweep::default() };
         conclude(&mut none);
         assert_eq!(none.median_error, None);
     }

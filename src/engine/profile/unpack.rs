@@ -85,7 +85,7 @@ impl Vault {
         let report = self.extract(&directory, &extract, &session.observer)?;
         if let Some(full) = report.errors.iter().find(|error| error.kind == EntryErrorKind::NoSpace) {
             let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
-            return Err(Error::io(FileOp::Write, &directory.join(&full.path), source).into());
+            return Err(Error::io(FileOp::Write, directory.join(&full.path), source).into());
         }
         Ok(report)
     }
@@ -141,13 +141,13 @@ impl Vault {
         let alone = session.conduct(&self.path, |run| {
             let state = self.open_state(run, true)?;
             let wanted = self.newest_records(run, &state)?;
-            let part = alone::Part::of(profile, median, alone::ENOUGH, session.slice());
+            let part = alone::Part::of(median, u64::MAX, alone::ENOUGH, session.slice());
             alone::unpack(run, &state, &pack, &wanted, part)
         })?;
         let write = match &session.options.to {
             Some(directory) => {
                 let bytes = median.total_size.clamp(64 << 20, 1 << 30);
-                session.write_alone(directory, bytes)?
+                session.write_alone(directory, bytes, false)?
             }
             None => None,
         };
