@@ -37,6 +37,14 @@ pub struct Bottleneck {
     pub advice: Vec<Advice>,
 }
 
+impl Bottleneck {
+    /// What its stage does, as the subject of a sentence: `compressing`.
+    #[must_use]
+    pub fn doing(&self) -> &'static str {
+        gerund(self.stage)
+    }
+}
+
 /// What can bound a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -555,8 +563,9 @@ impl Case<'_> {
 }
 
 /// What a stage does, as the subject of a sentence.
-fn gerund(stage: &str) -> &str {
+fn gerund(stage: &'static str) -> &'static str {
     match stage {
+        "open" => "opening the vault",
         "scan" => "scanning",
         "plan" => "planning",
         "read" => "reading",
@@ -566,6 +575,7 @@ fn gerund(stage: &str) -> &str {
         "decompress" => "decompressing",
         "write" => "writing",
         "index" => "indexing",
+        "commit" => "committing",
         other => other,
     }
 }

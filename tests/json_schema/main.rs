@@ -421,7 +421,8 @@ fn every_change_is_seen(schema: &Schema, instance: &Value, optional: &[&str]) {
     assert_eq!(schema.complaints(instance), [] as [String; 0], "{instance}");
     for place in places(instance) {
         // Stages and their threads are by name, and no name has to be there.
-        let by_name = ["/stages", "/workers", "/queue_depths"].iter().any(|map| place.ends_with(map));
+        let by_name =
+            ["/stages", "/workers", "/queue_depths", "/reasons", "/reduced"].iter().any(|map| place.ends_with(map));
         let members = instance.pointer(&place).and_then(Value::as_object).expect("a place is that of an object");
         for name in members.keys() {
             let changed = |change: &dyn Fn(&mut Value)| {

@@ -137,35 +137,18 @@ fn workload(found: &Bottleneck, unpack: bool) -> String {
         sure if sure >= 0.5 => "probably ",
         _ => "perhaps ",
     };
-    let doing = doing(found.stage);
+    let doing = found.doing();
     let class = match found.kind {
         BoundKind::Cpu => format!("CPU-bound: {doing} takes the most of it"),
         BoundKind::Device => format!("I/O-bound: {}", device(found.stage, unpack)),
         BoundKind::Memory => format!("memory-bound: {doing} waits for buffers, or has fewer threads for want of them"),
         BoundKind::SmallFiles => format!("small-file-bound: {doing} costs the same for each file, whatever is in it"),
         BoundKind::Serial => format!("serial: {doing} goes on while there is nothing to do beside it"),
+        BoundKind::Stage if found.advice.is_empty() => format!("bound by one stage: {doing}"),
         BoundKind::Stage => format!("bound by one stage: {doing} has too few threads, and cores are idle"),
         _ => format!("bound by {doing}"),
     };
     format!("{sure}{class}.")
-}
-
-/// What a stage does.
-fn doing(stage: &str) -> &str {
-    match stage {
-        "open" => "opening the vault",
-        "scan" => "listing directories",
-        "plan" => "planning",
-        "read" => "reading",
-        "compress" => "compressing",
-        "encrypt" => "encrypting",
-        "decrypt" => "decrypting",
-        "decompress" => "decompressing",
-        "write" => "writing",
-        "index" => "indexing",
-        "commit" => "committing",
-        other => other,
-    }
 }
 
 /// The device that a stage waits for.
@@ -313,20 +296,9 @@ fn best_trade<'r>(front: &[&'r Row]) -> Option<&'r Row> {
 mod tests {
     use std::time::Duration;
 
-    use flint_pipe::{EntryError, EntryErrorKind, PipelineConfig, ReadMode, StageReport, Sweep};
+    use flint_pipe::{EntryError, EntryErrorKind, StageReport, Sweep};
 
     use super::*;
-
-    fn asked() -> Asked {
-        Asked {
-            unpack: false,
-            level: Level::Zstd(3),
-            read_mode: ReadMode::Auto,
-            cold: false,
-            to: None,
-            pipeline: PipelineConfig::default(),
-        }
-    }
 
     fn bottleneck(kind: BoundKind, stage: &'static str, confidence: f64) -> Bottleneck {
         let mut found = Bottleneck::default();
@@ -387,7 +359,7 @@ mod tests {
     }
 
     fn shown(profile: &Profile) -> String {
-        summary(What::Packing(&["src".into()]), &asked(), profile)
+        summary(What::Packing(&["src".into()]), &Asked::plain(), profile)
     }
 
     #[test]
@@ -420,7 +392,7 @@ mod tests {
         profile.sample_bytes = Some(256 << 20);
         let kind = EntryErrorKind::PermissionDenied;
         profile.rounds[0].errors.push(EntryError { path: "a".into(), kind, message: "cannot open: no".into() });
-        let asked = Asked { unpack: true, cold: true, to: Some("out\n".into()), ..asked() };
+        let asked = Asked { unpack: true, cold: true, to: Some("out\n".into()), ..Asked::plain() };
         let text = summary(What::Unpacking(Path::new("a\n.flint")), &asked, &profile);
         for line in [
             r"profiled unpacking a\x0a.flint",
@@ -463,7 +435,7 @@ mod tests {
             (BoundKind::SmallFiles, "read", false, 0.3, "perhaps small-file-bound: reading costs"),
             (BoundKind::Memory, "write", false, 1.0, "memory-bound: "),
             (BoundKind::Serial, "commit", false, 1.0, "serial: committing"),
-            (BoundKind::Stage, "encrypt", false, 1.0, "bound by one stage: encrypting has too few"),
+            (BoundKind::Stage, "encrypt", false, 1.0, "bound by one stage: encrypting."),
         ] {
             let text = workload(&bottleneck(kind, stage, confidence), unpack);
             assert!(text.starts_with(words), "{text}");

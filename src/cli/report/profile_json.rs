@@ -329,16 +329,10 @@ impl<'a> From<&'a Comparison> for Compared<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use flint_pipe::StageReport;
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn asked() -> Asked {
-        Asked {
+impl Asked {
+    /// What is asked for where nothing is: packing at level 3, for the tests of all reports.
+    pub(crate) fn plain() -> Self {
+        Self {
             unpack: false,
             level: Level::Zstd(3),
             read_mode: ReadMode::Auto,
@@ -347,6 +341,16 @@ mod tests {
             pipeline: PipelineConfig::default(),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use flint_pipe::StageReport;
+    use serde_json::{Value, json};
+
+    use super::*;
 
     fn parsed(asked: &Asked, profile: &Profile, error: Option<&str>) -> Value {
         let error = error.map(str::to_owned);
@@ -357,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_profile_of_nothing_says_what_was_asked_for() {
-        let value = parsed(&asked(), &Profile::default(), Some("interrupted"));
+        let value = parsed(&Asked::plain(), &Profile::default(), Some("interrupted"));
         assert_eq!((&value["schema_version"], &value["kind"]), (&json!(1), &json!("profile")));
         assert_eq!((&value["error"], &value["unpack"]), (&json!("interrupted"), &json!(false)));
         assert_eq!((&value["config"]["level"], &value["config"]["workers"]), (&json!("3"), &json!({})));
@@ -370,7 +374,7 @@ mod tests {
 
     #[test]
     fn the_way_out_has_no_level() {
-        let mut asked = Asked { unpack: true, to: Some("out".into()), ..asked() };
+        let mut asked = Asked { unpack: true, to: Some("out".into()), ..Asked::plain() };
         asked.pipeline.workers.all = NonZeroU16::new(4);
         let value = parsed(&asked, &Profile::default(), None);
         assert_eq!((&value["config"]["level"], &value["config"]["read_mode"]), (&Value::Null, &Value::Null));
@@ -391,7 +395,7 @@ mod tests {
             round.stages.push(stage);
             profile.rounds.push(round);
         }
-        let value = parsed(&asked(), &profile, None);
+        let value = parsed(&Asked::plain(), &profile, None);
         assert_eq!(value["machine"]["cores"], 2);
         let sizes: Vec<&Value> = value["rounds"].as_array().expect("a list").iter().map(|r| &r["total_size"]).collect();
         assert_eq!(sizes, [&json!(3000), &json!(1000), &json!(2000)]);
