@@ -12,7 +12,7 @@ use crate::cli::exit::Status;
 use crate::cli::patterns::Excludes;
 use crate::cli::replace::{self, replace};
 use crate::cli::report::comparison::{Baseline, Comparison};
-use crate::cli::report::profile::{What, summary};
+use crate::cli::report::profile::{What, rehearsed, summary};
 use crate::cli::report::profile_json::{self, Asked};
 use crate::cli::session::Session;
 use crate::cli::{escape, message, stdout};
@@ -96,6 +96,9 @@ struct Measuring {
     /// Show them beside those that --save has kept
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
+    /// Say what would run, and with what; measure nothing
+    #[arg(short = 'n', long, conflicts_with_all = ["json", "save", "compare"])]
+    dry_run: bool,
     /// How much slower is a failure [10%]
     #[arg(long, value_name = "P%", requires = "compare", value_parser = share)]
     threshold: Option<f64>,
@@ -146,6 +149,7 @@ fn measure(args: &Args, session: &Arc<Session>) -> Result<Profile, ProfileFailed
     options.pack.read_mode = args.read_mode.into();
     options.pack.directory.clone_from(&args.directory);
     options.pack.exclude = args.exclude.read()?;
+    options.pack.dry_run = args.measuring.dry_run;
     options.to.clone_from(&args.measuring.to);
     options.time = args.measuring.time;
     options.cold = args.measuring.cold;
@@ -249,6 +253,9 @@ fn text(args: &Args, asked: &Asked, profile: &Profile, comparison: Option<&Compa
         Some(vault) => What::Unpacking(vault),
         None => What::Packing(&args.source),
     };
+    if args.measuring.dry_run {
+        return rehearsed(what, profile);
+    }
     let mut text = summary(what, asked, profile);
     if let Some(comparison) = comparison {
         text.push_str(&comparison.table());

@@ -214,6 +214,11 @@ struct Packer<'s, 'o> {
 impl Packer<'_, '_> {
     fn measure(&self, profile: &mut Profile) -> Result<()> {
         let session = self.session;
+        if session.options.pack.dry_run {
+            let options = AddOptions { dry_run: true, ..session.pack_options(Duration::MAX)? };
+            profile.rounds.push(self.vault()?.add(self.sources, &options, &session.observer)?);
+            return Ok(());
+        }
         session.rounds(profile, MOST_ROUNDS, |limit| {
             let mut pack = session.pack_options(session.slice())?;
             pack.sample_bytes = Some(limit);
@@ -234,11 +239,8 @@ impl Packer<'_, '_> {
         self.session.options.to.as_deref().unwrap_or(Path::new("nowhere"))
     }
 
-    /// Packs once; says whether its time was over before it had ended.
-    fn round(&self, options: &AddOptions) -> Result<(Report, bool)> {
-        if self.session.options.cold {
-            self.session.conduct(self.path(), |run| cache::forget_sources(run, self.sources, options))?;
-        }
+    /// A vault that nobody keeps.
+    fn vault(&self) -> Result<Vault> {
         let place = Arc::new(scratch(self.session.options.to.as_deref())?);
         // Nobody is to open this vault ever again.
         let mut secret = [0; 32];
@@ -246,7 +248,15 @@ impl Packer<'_, '_> {
         let password = Password::new(secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         let kdf = KdfParams { memory_kib: 19 << 10, passes: 2, lanes: 1 };
         let create = CreateOptions { kdf, ..CreateOptions::default() };
-        let vault = Vault::open_in(self.path(), place, &password, Some(&create))?;
+        Vault::open_in(self.path(), place, &password, Some(&create))
+    }
+
+    /// Packs once; says whether its time was over before it had ended.
+    fn round(&self, options: &AddOptions) -> Result<(Report, bool)> {
+        if self.session.options.cold {
+            self.session.conduct(self.path(), |run| cache::forget_sources(run, self.sources, options))?;
+        }
+        let vault = self.vault()?;
         let nothing = |what| {
             let path = self.sources.first().cloned().unwrap_or_default();
             Error::Refused { what, path }

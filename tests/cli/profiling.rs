@@ -103,6 +103,21 @@ fn packing_is_measured_without_a_password_and_without_leaving_anything() {
 }
 
 #[test]
+fn a_dry_run_says_with_what_it_would_be_measured_and_measures_nothing() {
+    let place = with_tree().with_vault();
+    for line in ["profile -s d -n --workers 3", "profile -v v --dry-run --workers 3", "profile -v v -n -w 3 --to ."] {
+        let text = place.succeeds(line);
+        assert!(text.starts_with("would have profiled "), "{text}");
+        assert!(text.contains("(dry run: nothing is measured)\n") && text.contains("  would measure "), "{text}");
+        assert!(text.contains("  read             3 ") && text.contains("as asked for"), "{text}");
+        assert!(!text.contains("rounds"), "{text}");
+    }
+    for line in ["profile -s d -n --json", "profile -s d -n --save f", "profile -s d -n --compare f"] {
+        assert_eq!(status(&place.run(line)), 2, "{line}");
+    }
+}
+
+#[test]
 fn the_way_out_is_measured_without_leaving_anything_or_changing_the_vault() {
     let place = Place::new().with_vault();
     let before = place.bytes("v");

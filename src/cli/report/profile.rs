@@ -11,7 +11,7 @@ use crate::cli::args::typed_level;
 use crate::cli::escape;
 use crate::cli::report::profile_json::Asked;
 use crate::cli::report::text::{count, ratio, seconds, stage_table, verdict};
-use crate::cli::report::wrapped;
+use crate::cli::report::{plan, wrapped};
 
 /// One GiB and one MiB in bytes.
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -54,6 +54,19 @@ pub(crate) fn summary(what: What<'_>, asked: &Asked, profile: &Profile) -> Strin
             );
         }
         text.push_str(&grid(&rows, sweep.median_error));
+    }
+    text
+}
+
+/// What would be run, and with what.
+pub(crate) fn rehearsed(what: What<'_>, profile: &Profile) -> String {
+    let mut text = format!("would have {} (dry run: nothing is measured)\n", title(what));
+    let Some(report) = profile.median() else { return text };
+    let files = count(report.successful_files, "file", "files");
+    let directories = count(report.directories, "directory", "directories");
+    line(&mut text, "would measure", &format!("{files}, {directories}, {}", format_size(report.total_size)));
+    if let Some(plan) = &report.plan {
+        text.push_str(&plan::table(plan));
     }
     text
 }

@@ -12,8 +12,9 @@ use crate::error::Error;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ProfileOptions {
-    /// Threads, level, what is left out, how files are read; tags, `mirror` and `dry_run` have no meaning here. On the way
-    /// out of a vault only its [`pipeline`](AddOptions::pipeline) counts.
+    /// Threads, level, what is left out, how files are read; tags and `mirror` have no meaning here. On the way out of a
+    /// vault only its [`pipeline`](AddOptions::pipeline) and [`dry_run`](AddOptions::dry_run) count: with it nothing is
+    /// measured, and the one round has the plan, [`Report::plan`].
     pub pack: AddOptions,
     /// The file system that is written to: with a scratch vault that never has a name, or, on the way out of a vault, with a
     /// directory that is taken away again, and holds up to four times the content until then. `None`: nothing is written, what a run makes is dropped.

@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::engine::api::ExtractOptions;
+use crate::engine::api::{ExtractOptions, VerifyOptions};
 use crate::engine::device::Device;
 use crate::engine::extract::largest_record;
 use crate::engine::fit::{UNPACK_CONTEXT, fit_unpack};
@@ -40,6 +40,21 @@ impl Vault {
 
     fn measure_unpacking(&self, session: &Session<'_>, profile: &mut Profile) -> Result<()> {
         let options = session.options;
+        if options.pack.dry_run {
+            let pipeline = session.config(Duration::MAX)?;
+            let rehearsed = match &options.to {
+                Some(directory) => {
+                    let extract = ExtractOptions { pipeline, dry_run: true, ..ExtractOptions::default() };
+                    self.extract(directory, &extract, &session.observer)?
+                }
+                None => {
+                    let verify = VerifyOptions { pipeline, dry_run: true, ..VerifyOptions::default() };
+                    self.verify(&verify, &session.observer)?
+                }
+            };
+            profile.rounds.push(rehearsed);
+            return Ok(());
+        }
         let mut restored = options.to.as_deref().map(Restored::below);
         // What is restored stays until the end.
         let most = if restored.is_some() { LEAST_ROUNDS } else { MOST_ROUNDS };
