@@ -176,12 +176,9 @@ impl Vault {
         let roots = name_sources(sources, options.directory.as_deref())?;
         let own = std::fs::metadata(&*self.path).map(|own| vec![(own.dev(), own.ino())]).unwrap_or_default();
         let scan_options = ScanOptions {
-            workers: plan.scan,
-            exclude: options.exclude.clone(),
-            exclude_caches: options.exclude_caches,
-            one_file_system: options.one_file_system,
             skip: own,
             look_ahead: LOOK_AHEAD.min(usize::try_from(plan.entry_window).unwrap_or(LOOK_AHEAD)),
+            ..scan_options(options, plan.scan)
         };
         let places = places(&roots);
         let scan = scan(roots, scan_options)?;
@@ -257,6 +254,17 @@ pub(super) fn effort(level: Level) -> Result<Effort> {
 pub(super) fn source_device(sources: &[PathBuf], options: &AddOptions) -> Device {
     let base = options.directory.as_deref().unwrap_or(Path::new(""));
     Device::of_all(sources.iter().map(|source| base.join(source)))
+}
+
+/// What a scan is to find, in so many threads.
+pub(super) fn scan_options(options: &AddOptions, workers: usize) -> ScanOptions {
+    ScanOptions {
+        workers,
+        exclude: options.exclude.clone(),
+        exclude_caches: options.exclude_caches,
+        one_file_system: options.one_file_system,
+        ..ScanOptions::default()
+    }
 }
 
 /// Where files are mapped in this mode.

@@ -143,12 +143,11 @@ pub(crate) fn scan_report(taker: Vec<WorkerStats>, listing: Vec<ListingWork>, wa
 }
 
 /// Adds up the workers of a stage that ran for `wall`.
-pub(crate) fn stage_report(name: &'static str, workers: Vec<WorkerStats>, wall: Duration) -> StageReport {
-    let mut sum = WorkerStats { ready: Some(Duration::ZERO), ..WorkerStats::default() };
-    workers.iter().for_each(|worker| sum.merge(worker));
-    let mut workers = workers;
+pub(crate) fn stage_report(name: &'static str, mut workers: Vec<WorkerStats>, wall: Duration) -> StageReport {
     // Who was never let in was no worker.
     workers.retain(|worker| !worker.kept_out);
+    let mut sum = WorkerStats { ready: Some(Duration::ZERO), ..WorkerStats::default() };
+    workers.iter().for_each(|worker| sum.merge(worker));
     let available: Duration = workers.iter().map(|worker| wall.saturating_sub(worker.parked)).sum();
     let available = available.as_secs_f64();
     let utilization = if available > 0.0 { (sum.service.total.as_secs_f64() / available).min(1.0) } else { 0.0 };

@@ -215,8 +215,8 @@ impl Case<'_> {
     }
 
     /// Whether a stage waits for a disk, if it is off the CPU.
-    fn waits_for_device(&self, name: &str) -> bool {
-        matches!(name, "scan" | "read" | "write") || name == "plan"
+    fn waits_for_device(name: &str) -> bool {
+        matches!(name, "scan" | "plan" | "read" | "write")
     }
 
     /// Whether a stage is one thread, whatever is asked for; of `scan` the one that takes the entries.
@@ -393,7 +393,7 @@ impl Case<'_> {
     fn guess(&self) -> Option<Bottleneck> {
         // Many threads that wait for a device are none of them busy all the time.
         let waiting = |stage: &StageReport| stage.blocked().as_secs_f64() / self.stream;
-        let waits = self.report.stages.iter().filter(|stage| self.waits_for_device(stage.name));
+        let waits = self.report.stages.iter().filter(|stage| Self::waits_for_device(stage.name));
         if let Some(stage) = waits.max_by(|one, other| waiting(one).total_cmp(&waiting(other)))
             && waiting(stage) >= STAGE_BUSY
             && Self::blocked(stage) >= 0.5
@@ -446,7 +446,7 @@ impl Case<'_> {
             let advice = if Self::is_single(name) { Vec::new() } else { self.more_workers(stage) };
             return found(BoundKind::SmallFiles, reason, advice);
         }
-        if Self::blocked(stage) >= 0.5 && !self.waits_for_device(name) {
+        if Self::blocked(stage) >= 0.5 && !Self::waits_for_device(name) {
             let reason = format!(
                 "{} was the bound: busy {percent:.0} % of the time with {threads}, but off the CPU for {:.0} % of that, stopped, \
                  swapped out or held up by the system",

@@ -36,6 +36,9 @@ pub(crate) fn summary(what: What<'_>, asked: &Asked, profile: &Profile) -> Strin
         if !median.stages.is_empty() {
             text.push_str(&stage_table(&median.stages, median.cores));
         }
+        for (stage, words) in &median.learnt {
+            text.push_str(&wrapped("learnt", &format!("{stage}: {words}")));
+        }
         if let Some(found) = &median.bottleneck {
             text.push_str(&verdict(found));
             text.push_str(&wrapped("workload", &workload(found, asked.unpack)));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::crypto::derive::segment_keys;
 use crate::crypto::key::{MasterKey, fill_random};
-use crate::engine::add::{effort, mapping};
+use crate::engine::add::{effort, mapping, scan_options};
 use crate::engine::api::AddOptions;
 use crate::engine::compare::{Compared, Comparison};
 use crate::engine::config::Level;
@@ -20,6 +20,7 @@ use crate::engine::observe::Report;
 use crate::engine::plan::{Decision, Planner};
 use crate::engine::profile::outcome::Kernel;
 use crate::engine::run::Run;
+use crate::engine::segment::write_all_at;
 use crate::engine::state::State;
 use crate::error::{Error, FileOp, Result};
 use crate::format::index::{RecordPlace, SegmentSalt};
@@ -31,7 +32,7 @@ use crate::stages::pack::compress::Compress;
 use crate::stages::pack::encrypt::Encrypt;
 use crate::stages::pack::names::name_sources;
 use crate::stages::pack::read::{Intake, Read};
-use crate::stages::pack::scan::{ScanOptions, scan};
+use crate::stages::pack::scan::scan;
 use crate::stages::pack::source::FileSystem;
 use crate::stages::unpack::decompress::Decompress;
 use crate::stages::unpack::decrypt::Decrypt;
@@ -140,7 +141,6 @@ pub(super) fn pack(
         if is_over || !(number - 1_u64).is_multiple_of(part.stride) {
             return Ok(());
         }
-        step(run, 0)?;
         read.process(job, &mut |plain| {
             let bytes = plain.buf.len() as u64;
             taken += bytes;
@@ -158,14 +158,7 @@ pub(super) fn pack(
     };
 
     let roots = name_sources(sources, options.directory.as_deref())?;
-    let scan_options = ScanOptions {
-        workers: 1,
-        exclude: options.exclude.clone(),
-        exclude_caches: options.exclude_caches,
-        one_file_system: options.one_file_system,
-        ..ScanOptions::default()
-    };
-    let mut comparison = Comparison::new(scan(roots, scan_options)?, None);
+    let mut comparison = Comparison::new(scan(roots, scan_options(options, 1))?, None);
     let mut planner = Planner::new(&FileSystem, plan.chunk_size, Vec::new());
     let (mut seq, mut known) = (0, 0);
     while let Some(next) = comparison.next()? {
@@ -247,7 +240,7 @@ pub(super) fn write(run: &Run<'_>, path: &Path, place: &dyn VaultDir, bytes: u64
         if offset % (64 << 20) == 0 {
             storage.allocate(offset, 64 << 20).map_err(io(FileOp::Allocate))?;
         }
-        crate::engine::segment::write_all_at(&*storage, path, &piece, offset)?;
+        write_all_at(&*storage, path, &piece, offset)?;
         storage.start_writeback(offset, PIECE as u64).map_err(io(FileOp::Sync))?;
         offset += PIECE as u64;
     }

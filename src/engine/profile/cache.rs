@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, Mode, OFlags, fadvise, fdatasync, open, syncfs};
 use rustix::io::Errno;
 
+use crate::engine::add::scan_options;
 use crate::engine::api::AddOptions;
 use crate::engine::run::Run;
 use crate::error::{Error, FileOp, Result};
 use crate::primitives::fs::{self, StatKind};
 use crate::stages::Scanned;
 use crate::stages::pack::names::name_sources;
-use crate::stages::pack::scan::{ScanOptions, scan};
+use crate::stages::pack::scan::scan;
 
 const ALL: Option<NonZeroU64> = None;
 
@@ -26,14 +27,7 @@ pub(super) fn forget_sources(run: &Run<'_>, sources: &[PathBuf], options: &AddOp
             let _ = syncfs(place);
         }
     }
-    let scan_options = ScanOptions {
-        workers: 1,
-        exclude: options.exclude.clone(),
-        exclude_caches: options.exclude_caches,
-        one_file_system: options.one_file_system,
-        ..ScanOptions::default()
-    };
-    for scanned in scan(roots, scan_options)? {
+    for scanned in scan(roots, scan_options(options, 1))? {
         run.check()?;
         if let Scanned::Entry(entry) = scanned
             && entry.stat.kind == StatKind::File
