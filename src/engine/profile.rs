@@ -216,7 +216,8 @@ impl Packer<'_, '_> {
         let session = self.session;
         if session.options.pack.dry_run {
             let options = AddOptions { dry_run: true, ..session.pack_options(Duration::MAX)? };
-            profile.rounds.push(self.vault()?.add(self.sources, &options, &session.observer)?);
+            let rehearsed = self.vault()?.add(self.sources, &options, &session.observer);
+            profile.rounds.push(rehearsed.map_err(|failed| self.named(failed).error)?);
             return Ok(());
         }
         session.rounds(profile, MOST_ROUNDS, |limit| {
@@ -251,22 +252,30 @@ impl Packer<'_, '_> {
         Vault::open_in(self.path(), place, &password, Some(&create))
     }
 
+    /// The error of there being nothing to measure.
+    fn nothing(&self, what: &'static str) -> Error {
+        Error::Refused { what, path: self.sources.first().cloned().unwrap_or_default() }
+    }
+
+    /// A failure that names the sources, where it would name the vault that is none.
+    fn named(&self, failed: Failed) -> Failed {
+        match failed.error {
+            Error::NothingStored(_) => {
+                Failed { error: self.nothing("there is nothing to measure: nothing could be read"), ..failed }
+            }
+            _ => failed,
+        }
+    }
+
     /// Packs once; says whether its time was over before it had ended.
     fn round(&self, options: &AddOptions) -> Result<(Report, bool)> {
         if self.session.options.cold {
             self.session.conduct(self.path(), |run| cache::forget_sources(run, self.sources, options))?;
         }
         let vault = self.vault()?;
-        let nothing = |what| {
-            let path = self.sources.first().cloned().unwrap_or_default();
-            Error::Refused { what, path }
-        };
         let (mut report, is_cut) = match vault.add(self.sources, options, &self.session.observer) {
             Ok(report) => (report, false),
-            Err(Failed { error: Error::NothingStored(_), .. }) => {
-                return Err(nothing("there is nothing to measure: nothing could be read"));
-            }
-            Err(failed) => (self.session.cut(failed)?, true),
+            Err(failed) => (self.session.cut(self.named(failed))?, true),
         };
         let bytes = |name: &str, bytes: fn(&Work) -> u64| {
             report.stages.iter().find(|stage| stage.name == name).map_or(0, |stage| bytes(&stage.work))
@@ -275,7 +284,7 @@ impl Packer<'_, '_> {
         report.total_size =
             if is_cut { bytes("compress", |work| work.bytes_in) } else { bytes("read", |work| work.bytes_out) };
         if report.successful_files == 0 && report.total_size == 0 {
-            return Err(nothing("there is nothing to measure: no files"));
+            return Err(self.nothing("there is nothing to measure: no files"));
         }
         Ok((Report { command: "profile", snapshot: None, ..report }, is_cut))
     }

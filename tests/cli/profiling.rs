@@ -112,6 +112,11 @@ fn a_dry_run_says_with_what_it_would_be_measured_and_measures_nothing() {
         assert!(text.contains("  read             3 ") && text.contains("as asked for"), "{text}");
         assert!(!text.contains("rounds"), "{text}");
     }
+    for (line, code) in [("profile -s missing -n", 1), ("profile -v missing -n", 10)] {
+        let output = place.run(line);
+        assert_eq!((status(&output), stdout(&output).as_str()), (code, ""), "{line}");
+        assert!(stderr(&output).ends_with(": missing\n") || code == 10, "{}", stderr(&output));
+    }
     for line in ["profile -s d -n --json", "profile -s d -n --save f", "profile -s d -n --compare f"] {
         assert_eq!(status(&place.run(line)), 2, "{line}");
     }

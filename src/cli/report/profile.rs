@@ -47,7 +47,7 @@ pub(crate) fn summary(what: What<'_>, asked: &Asked, profile: &Profile) -> Strin
     if let Some(roofline) = &profile.roofline {
         text.push_str(&roof(roofline));
     }
-    if let Some(sweep) = &profile.sweep {
+    if let Some(sweep) = profile.sweep.as_ref().filter(|sweep| !sweep.points.is_empty()) {
         let rows: Vec<Row> = sweep.points.iter().map(Row::from).collect();
         if let Some(bytes) = sweep.sample_bytes {
             line(
@@ -63,8 +63,8 @@ pub(crate) fn summary(what: What<'_>, asked: &Asked, profile: &Profile) -> Strin
 
 /// What would be run, and with what.
 pub(crate) fn rehearsed(what: What<'_>, profile: &Profile) -> String {
+    let Some(report) = profile.median() else { return String::new() };
     let mut text = format!("would have {} (dry run: nothing is measured)\n", title(what));
-    let Some(report) = profile.median() else { return text };
     let files = count(report.successful_files, "file", "files");
     let directories = count(report.directories, "directory", "directories");
     line(&mut text, "would measure", &format!("{files}, {directories}, {}", format_size(report.total_size)));
