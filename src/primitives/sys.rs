@@ -373,16 +373,24 @@ mod tests {
         assert!(peak_rss_of_rusage().unwrap() > 0);
     }
 
+    /// Runs the test `name` again in a process of its own, where nothing else goes on, and checks that it
+    /// passed there; true in that process.
+    fn in_its_own_process(name: &str) -> bool {
+        const CHILD: &str = "FLINT_TEST_IN_ITS_OWN_PROCESS";
+        if std::env::var_os(CHILD).is_some() {
+            return true;
+        }
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.arg(name).arg("--nocapture").env(CHILD, "1").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        false
+    }
+
     /// In a process of its own, since there is no way back for a hard limit.
     #[test]
     fn a_process_that_is_not_dumpable_still_reads_its_own_memory_and_descriptors() {
-        const CHILD: &str = "TEST_CHILD_NOT_DUMPABLE";
-        if std::env::var_os(CHILD).is_none() {
-            let name = "a_process_that_is_not_dumpable_still_reads_its_own_memory_and_descriptors";
-            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-            let output = child.arg(name).arg("--nocapture").env(CHILD, "1").output().unwrap();
-            let text = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        if !in_its_own_process("a_process_that_is_not_dumpable_still_reads_its_own_memory_and_descriptors") {
             return;
         }
         set_not_dumpable().unwrap();
@@ -399,8 +407,12 @@ mod tests {
         assert!(peak_rss_of_status().is_some());
     }
 
+    /// In a process of its own, since other tests lock keys, and free what was locked, at the same time.
     #[test]
     fn what_is_locked_is_counted_by_the_kernel() {
+        if !in_its_own_process("what_is_locked_is_counted_by_the_kernel") {
+            return;
+        }
         let locked_kib = || -> u64 {
             let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
             let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
@@ -412,7 +424,6 @@ mod tests {
         let bytes = vec![1_u8; 3 * 4096];
         let before = locked_kib();
         lock_in_memory(&bytes[..]);
-        // Other tests of this process lock keys at the same time.
         assert!(locked_kib() >= before + 8, "{before} KiB before");
         assert!(bytes.iter().all(|&byte| byte == 1));
         lock_in_memory::<[u8]>(&[]);
