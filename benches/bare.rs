@@ -14,6 +14,8 @@
 //!
 //! Each prints one JSON object of seconds.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program of its own, which is asked for its answer")]
+
 use std::ffi::{CStr, CString};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -53,7 +55,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             std::hint::black_box(key);
             say(&[("kdf", took)]);
         }
-        _ => return Err("bare tree SRC DST | walk SRC | write FILE BYTES cached|behind|direct | sync DIR | kdf  [--threads N]".into()),
+        _ => {
+            return Err(
+                "bare tree SRC DST | walk SRC | write FILE BYTES cached|behind|direct | sync DIR | kdf  [--threads N]"
+                    .into(),
+            );
+        }
     }
     Ok(())
 }
@@ -145,7 +152,8 @@ fn load(src: &Path, below: PathBuf, folders: &mut Vec<Folder>) -> io::Result<()>
             FileType::Directory => children.push(below.join(std::ffi::OsStr::from_bytes(name.to_bytes()))),
             FileType::Symlink => folder.links.push((name.to_owned(), rustix::fs::readlinkat(&dir, name, Vec::new())?)),
             FileType::RegularFile => {
-                let file = File::from(rustix::fs::openat(&dir, name, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())?);
+                let file =
+                    File::from(rustix::fs::openat(&dir, name, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())?);
                 let mut bytes = Vec::new();
                 io::Read::read_to_end(&mut &file, &mut bytes)?;
                 folder.files.push((name.to_owned(), bytes, self::times(&rustix::fs::fstat(&file)?)));

@@ -129,17 +129,18 @@ class Rustic(Restic):
 class Borg(Contender):
     def __init__(self):
         super().__init__("borg", ("borg",), repeats=True, syncs=True)
+        self.archives = {}
 
     def prepare(self, archive, env):
         subprocess.run(["borg", "init", "-e", "repokey-blake2", archive], env=env, check=True, capture_output=True)
 
     def pack(self, name, archive):
-        return [["borg", "create", "--compression", "zstd,3", f"{archive}::{{now:%H%M%S%f}}", name]]
+        # Archives are numbered, and the first is the one that is restored.
+        self.archives[archive] = self.archives.get(archive, 0) + 1
+        return [["borg", "create", "--compression", "zstd,3", f"{archive}::{self.archives[archive]}", name]]
 
     def restore(self, archive, parent):
-        last = subprocess.run(["borg", "list", "--short", "--last", "1", archive], capture_output=True, text=True,
-                              check=True).stdout.strip()
-        return [["borg", "extract", f"{archive}::{last}"]]
+        return [["borg", "extract", f"{archive}::1"]]
 
 
 class Pna(Contender):
@@ -153,7 +154,7 @@ class Pna(Contender):
 
     def restore(self, archive, parent):
         return [["pna", "--quiet", "extract", "--password", PASSWORD, "--keep-timestamp", "--keep-permission",
-                 "-f", archive]]
+                 "--allow-unsafe-links", "-f", archive]]
 
 
 class SevenZip(Contender):
@@ -167,10 +168,10 @@ class SevenZip(Contender):
         return next(line for line in done.stdout.splitlines() if line.strip()).strip()
 
     def pack(self, name, archive):
-        return [["7zz", "a", "-t7z", "-mx1", f"-p{PASSWORD}", "-mhe=on", "-bd", f"{archive}.7z", name]]
+        return [["7zz", "a", "-t7z", "-mx1", "-snl", f"-p{PASSWORD}", "-mhe=on", "-bd", f"{archive}.7z", name]]
 
     def restore(self, archive, parent):
-        return [["7zz", "x", f"-p{PASSWORD}", "-bd", f"{archive}.7z"]]
+        return [["7zz", "x", "-snl", f"-p{PASSWORD}", "-bd", f"{archive}.7z"]]
 
 
 def environment(work):
