@@ -3,12 +3,15 @@
 #![expect(unsafe_code, reason = "the place for system calls that no crate wraps")]
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::time::ClockId;
+use zeroize::Zeroize;
 
 /// What to do with a byte-range lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +99,34 @@ pub(crate) unsafe fn copy_own_memory(src: *const u8, dst: &mut [u8]) -> io::Resu
             Some(libc::EFAULT) => return Ok(0),
             _ => return Err(error),
         }
+    }
+}
+
+/// A secret of a type that does not wipe itself: on the heap, so that a move leaves no copy behind, and wiped when dropped.
+pub(crate) struct Wiped<T>(Box<MaybeUninit<T>>);
+
+impl<T> Wiped<T> {
+    /// Takes the value over. The place that it comes from is the caller's, and not wiped.
+    pub(crate) fn new(value: T) -> Self {
+        const { assert!(!std::mem::needs_drop::<T>(), "what is overwritten cannot be dropped") };
+        let value = Box::new(MaybeUninit::new(value));
+        lock_in_memory(&*value);
+        Self(value)
+    }
+}
+
+impl<T> Deref for Wiped<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: written in `new`, and overwritten in `drop` alone, after which nobody has a reference to this.
+        unsafe { self.0.assume_init_ref() }
+    }
+}
+
+impl<T> Drop for Wiped<T> {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

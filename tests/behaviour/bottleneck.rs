@@ -1,10 +1,9 @@
 //! A run says what bounded it: work of which that is known, and the name that it is given. Never how long it took.
 
 use std::num::NonZeroU16;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use flint_pipe::{AddOptions, Bottleneck, BoundKind, Error, Level, ProfileOptions, Report, Workers, profile};
+use flint_pipe::{AddOptions, Bottleneck, BoundKind, Error, Level, Report, Workers};
 
 use crate::support::slow::slow_vault;
 use crate::support::tree::{Tree, noise, text};
@@ -144,26 +143,6 @@ fn forty_thousand_empty_files_are_small_files() {
         assert!(["scan", "read"].contains(&found.stage), "{found}");
         let report = vault.extract(&out.path("out"), &flint_pipe::ExtractOptions::default(), &()).unwrap();
         assert_bound(&report, BoundKind::SmallFiles, "write");
-    });
-}
-
-#[test]
-fn one_encrypter_of_what_is_only_stored_is_named() {
-    within(300, || {
-        let tree = Tree::new();
-        for number in 0..24 {
-            tree.file(format!("{number}"), noise(number, 8 * MIB));
-        }
-        let mut options = ProfileOptions::default();
-        options.pack.directory = Some(tree.root().to_owned());
-        options.pack.level = Level::Store;
-        options.pack.pipeline.workers = Workers { encrypt: NonZeroU16::new(1), ..workers(2) };
-        options.time = Some(Duration::from_secs(1));
-        let measured = profile(&[PathBuf::from(".")], &options, &()).unwrap();
-        let median = measured.median().expect("there was a round");
-        let found = median.bottleneck.as_ref().expect("it ran for long enough");
-        assert_eq!(found.stage, "encrypt", "{found}\n{:#?}", median.stages);
-        assert!([BoundKind::Stage, BoundKind::Cpu].contains(&found.kind), "{found}");
     });
 }
 
