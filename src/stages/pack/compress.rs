@@ -47,6 +47,8 @@ impl Weighed for PackedChunk {
 /// The compressor of one worker, with one context for its whole life.
 pub(crate) struct Compress {
     context: CCtx<'static>,
+    /// For pieces of a chunk, at level 1; made when the first one is looked at.
+    probe: Option<CCtx<'static>>,
     effort: Effort,
     pool: BufferPool,
 }
@@ -57,6 +59,12 @@ const SAMPLED_FROM_LEVEL: i32 = 13;
 const SAMPLE_PIECES: usize = 8;
 const SAMPLE_PIECE_LEN: usize = 8 << 10;
 
+/// Chunks of one file from this length on are looked at before they are compressed: in so many pieces of so many bytes, spread
+/// evenly. A stretch of a quarter of a MiB of a chunk of 4 MiB holds one of them for certain.
+const PROBED_FROM_LEN: usize = 512 << 10;
+const PROBE_PIECES: usize = 32;
+const PROBE_PIECE_LEN: usize = 4 << 10;
+
 impl Compress {
     /// A worker; its output buffers come from `pool`.
     pub(crate) fn new(effort: Effort, pool: BufferPool) -> Result<Self> {
@@ -66,17 +74,20 @@ impl Compress {
         }
         // The record has its own length fields and its own authentication.
         set(&mut context, CParameter::ChecksumFlag(false))?;
-        Ok(Self { context, effort, pool })
+        Ok(Self { context, probe: None, effort, pool })
     }
 
-    fn compress(&mut self, plain: PooledBuf) -> Result<(Codec, PooledBuf)> {
-        match self.effort {
+    /// - `one_file`: the chunk is of one file. What is of many is not like its pieces.
+    fn compress(&mut self, plain: PooledBuf, one_file: bool) -> Result<(Codec, PooledBuf)> {
+        let effort = self.effort;
+        match effort {
             Effort::Store => return Ok((Codec::Store, plain)),
             // From here on zstd has no early way out of its own: noise would take a hundred times what it is worth.
             Effort::Level(level) if level >= SAMPLED_FROM_LEVEL => match self.level_for(plain.as_slice())? {
                 Some(_) => set(&mut self.context, CParameter::CompressionLevel(level))?,
                 None => return Ok((Codec::Store, plain)),
             },
+            Effort::Level(_) if one_file && self.is_noise(plain.as_slice())? => return Ok((Codec::Store, plain)),
             Effort::Level(_) => {}
             Effort::BySample => match self.level_for(plain.as_slice())? {
                 Some(level) => set(&mut self.context, CParameter::CompressionLevel(level))?,
@@ -84,10 +95,9 @@ impl Compress {
             },
         }
         let mut packed = self.pool.take().map_err(|error| Error::io(FileOp::Allocate, "a buffer", error))?;
-        // No room for more than would be a gain: what does not fit is stored. zstd's own early way out of data that does
-        // not shrink passes noise at several GB/s, so there is no test of ours before it (docs/adr/0004).
+        // No room for more than would be a gain: what does not fit is stored.
         let room = plain.len() - plain.len() / 256;
-        let written = self.compress_into(plain.as_slice(), &mut packed.whole_mut()[..room])?;
+        let written = compress_into(&mut self.context, plain.as_slice(), &mut packed.whole_mut()[..room])?;
         Ok(match written {
             Some(len) => {
                 packed.set_len(len);
@@ -97,15 +107,30 @@ impl Compress {
         })
     }
 
-    /// One frame with its content size; `None` if it does not fit.
-    fn compress_into(&mut self, plain: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
-        // `compress2` takes the whole input at once, which pledges its size; without that a context takes ten times more.
-        self.context.reset(ResetDirective::SessionOnly).map_err(zstd_error)?;
-        match self.context.compress2(out, plain) {
-            Ok(len) => Ok(Some(len)),
-            Err(code) if is_too_small(code) => Ok(None),
-            Err(code) => Err(zstd_error(code)),
+    /// Whether not one of many pieces shrinks at all. zstd finds that out by itself, too, but only after it has copied what
+    /// it found, and at 2 to 3 GB/s: half of what packing noise takes (docs/adr/0004).
+    fn is_noise(&mut self, plain: &[u8]) -> Result<bool> {
+        if plain.len() < PROBED_FROM_LEN {
+            return Ok(false);
         }
+        let probe = match &mut self.probe {
+            Some(probe) => probe,
+            none => {
+                let mut context = CCtx::try_create().ok_or_else(out_of_memory)?;
+                set(&mut context, CParameter::CompressionLevel(1))?;
+                none.insert(context)
+            }
+        };
+        let stride = (plain.len() - PROBE_PIECE_LEN) / (PROBE_PIECES - 1);
+        let mut out = [0; PROBE_PIECE_LEN];
+        for number in 0..PROBE_PIECES {
+            let piece = &plain[number * stride..][..PROBE_PIECE_LEN];
+            // Without room for more than would be a gain: most of what shrinks says so here at once.
+            if compress_into(probe, piece, &mut out[..PROBE_PIECE_LEN - PROBE_PIECE_LEN / 256])?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// A level by how much a sample shrinks at level 1: none for what does not, more work where it pays.
@@ -119,13 +144,24 @@ impl Compress {
         };
         set(&mut self.context, CParameter::CompressionLevel(1))?;
         let mut out = vec![0; sample.len()];
-        let shrunk = self.compress_into(&sample, &mut out)?.unwrap_or(sample.len());
+        let shrunk = compress_into(&mut self.context, &sample, &mut out)?.unwrap_or(sample.len());
         Ok(match shrunk * 100 / sample.len().max(1) {
             97.. => None,
             75..=96 => Some(1),
             40..=74 => Some(3),
             _ => Some(6),
         })
+    }
+}
+
+/// One frame with its content size; `None` if it does not fit.
+fn compress_into(context: &mut CCtx<'static>, plain: &[u8], out: &mut [u8]) -> Result<Option<usize>> {
+    // `compress2` takes the whole input at once, which pledges its size; without that a context takes ten times more.
+    context.reset(ResetDirective::SessionOnly).map_err(zstd_error)?;
+    match context.compress2(out, plain) {
+        Ok(len) => Ok(Some(len)),
+        Err(code) if is_too_small(code) => Ok(None),
+        Err(code) => Err(zstd_error(code)),
     }
 }
 
@@ -137,7 +173,7 @@ impl Stage for Compress {
     fn process(&mut self, chunk: PlainChunk, emit: &mut dyn FnMut(PackedChunk) -> Result<()>) -> Result<()> {
         let PlainChunk { number, buf, parts } = chunk;
         let plain_len = u32::try_from(buf.len()).expect("chunks are at most 16 MiB");
-        let (codec, buf) = if buf.is_empty() { (Codec::Store, buf) } else { self.compress(buf)? };
+        let (codec, buf) = if buf.is_empty() { (Codec::Store, buf) } else { self.compress(buf, parts.len() == 1)? };
         emit(PackedChunk { number, codec, plain_len, buf, parts })
     }
 }
