@@ -107,7 +107,7 @@ fn commit(
     let before = |error| (Reached::NoRoot, error);
     let storage = &base.storage;
     let vault = &*base.vault;
-    let sync = || storage.sync().map_err(|error| Error::io(FileOp::Sync, vault, error));
+    let sync = || segment.sync(|error| Error::io(FileOp::Sync, vault, error));
 
     run.check().map_err(before)?;
     run.enter(Phase::Commit);

@@ -14,6 +14,7 @@ use crate::engine::observe::PlanReport;
 use crate::engine::pipeline::Crew;
 use crate::engine::run::Run;
 use crate::error::{Error, Result};
+use crate::primitives::direct::DIRECT_LEN;
 use crate::primitives::pool::{HEAD_ROOM, TAIL_ROOM};
 use crate::primitives::sys::available_cores;
 use crate::primitives::units::{KIB, MIB, format_size};
@@ -49,6 +50,8 @@ pub(crate) struct Plan {
     /// Bytes of buffers in use at once.
     pub(crate) budget: u64,
     pub(crate) entry_window: u64,
+    /// Blocks in which records are gathered for writing, in packing; 0 for none.
+    pub(crate) staging_blocks: usize,
     /// Threads of the five stages without a ceiling of memory, and the peak that they would have.
     unreduced: ([usize; 5], u64),
     /// Why each of the five stages has so many.
@@ -72,6 +75,7 @@ impl Plan {
             chunk_size,
             budget: 0,
             entry_window: ENTRY_WINDOW,
+            staging_blocks: 0,
             unreduced: ([0; 5], 0),
             reasons: counts.map(|(_, reason)| reason),
         }
@@ -90,7 +94,8 @@ impl Plan {
     /// The peak of memory that follows from this plan.
     pub(crate) fn peak(&self, context: u64) -> u64 {
         let workers = (self.scan + self.read_most + self.third + self.fourth + self.write + 2) as u64;
-        BASE + self.budget + workers * WORKER + self.third as u64 * context + self.entry_window * ENTRY
+        let staging = (self.staging_blocks * (DIRECT_LEN + HEAD_ROOM + TAIL_ROOM)) as u64;
+        BASE + self.budget + staging + workers * WORKER + self.third as u64 * context + self.entry_window * ENTRY
     }
 
     /// The threads that read: those of them that the tuner lets in, where their number is learnt.
@@ -224,7 +229,9 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level, device: Device) ->
         count(write, all, by_cores(1, 4))?,
     ];
     let is_learnt = read.or(all).is_none();
-    let plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
+    let mut plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
+    // One is being filled; each worker has written one and is about to write the next.
+    plan.staging_blocks = 2 * plan.write + 1;
     fit(plan, config.memory, |chunk_size| compress_context(level, chunk_size), true)
 }
 
@@ -274,8 +281,9 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, may_s
     if plan.unreduced.1 <= ceiling {
         return Ok(plan);
     }
-    // Where memory is short nobody is let in beside those that are planned.
+    // Where memory is short nobody is let in beside those that are planned, and the system has to do with its cache.
     plan.read_most = plan.read;
+    plan.staging_blocks = 0;
 
     let asked = plan.clone();
     let least = |chunk_size: u32| {

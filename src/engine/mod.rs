@@ -32,6 +32,7 @@ pub(crate) mod run;
 pub(crate) mod same_bytes;
 pub(crate) mod segment;
 pub(crate) mod select;
+pub(crate) mod staging;
 pub(crate) mod state;
 pub(crate) mod stats;
 pub(crate) mod tell;

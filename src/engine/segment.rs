@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::crypto::derive::{SegmentKeys, segment_keys};
 use crate::engine::cancel::Stop;
+use crate::engine::staging::Staging;
 use crate::engine::state::VaultKeys;
 use crate::error::{Error, FileOp, Result};
 use crate::format::header::MAX_VAULT_LEN;
@@ -22,6 +23,7 @@ use crate::format::record::{
     RECORD_ALIGNMENT, RecordKind, SEGMENT_HEADER_LEN, Salt, SegmentHeader, SegmentId, VaultId, align_up, seal_meta,
 };
 use crate::format::tree::BlockSink;
+use crate::primitives::direct::DIRECT_LEN;
 use crate::primitives::storage::{Lock, LockMode, Storage};
 
 /// The first extent of a run; each one after is twice as long, up to [`MAX_EXTENT_LEN`].
@@ -78,10 +80,14 @@ pub(crate) struct SegmentWriter {
     space: Mutex<Space>,
     changed: Condvar,
     next_meta: AtomicU64,
+    /// Bytes of records, and those of them that have left the staging.
     written: AtomicU64,
+    put: AtomicU64,
     /// Bytes of content that the records written so far stand for, and that all of them will stand for; 0 while unknown.
     content_done: AtomicU64,
     content_total: AtomicU64,
+    /// Gathers records into writes of whole blocks, where that is worth it.
+    staging: Option<Staging>,
 }
 
 impl SegmentWriter {
@@ -109,9 +115,19 @@ impl SegmentWriter {
             changed: Condvar::new(),
             next_meta: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            put: AtomicU64::new(0),
             content_done: AtomicU64::new(0),
             content_total: AtomicU64::new(0),
+            staging: None,
         })
+    }
+
+    /// Gathers records in so many blocks, if the storage asks for such writes; then nothing is in the file for certain
+    /// before [`Self::sync`].
+    pub(crate) fn staged(self, blocks: usize) -> Result<Self> {
+        let block_len = self.storage.preferred_write_len().filter(|_| blocks > 0);
+        let staging = block_len.map(|len| Staging::new(blocks, len.min(DIRECT_LEN))).transpose()?;
+        Ok(Self { staging, ..self })
     }
 
     /// The segment's id, for record headers.
@@ -173,21 +189,47 @@ impl SegmentWriter {
 
     /// Writes one framed record to a place of its own and says where that is.
     pub(crate) fn write(&self, framed: &[u8]) -> Result<u64> {
-        let offset = self.reserve(framed.len() as u64)?;
-        self.write_at(framed, offset)?;
+        let len = framed.len() as u64;
+        let offset = match &self.staging {
+            Some(staging) => staging.write(framed, || self.reserve(len), &|bytes, at| self.put(bytes, at))?,
+            None => {
+                let offset = self.reserve(len)?;
+                self.put(framed, offset)?;
+                offset
+            }
+        };
+        self.written.fetch_add(len, Ordering::Relaxed);
         Ok(offset)
     }
 
     /// Writes bytes to a place that was reserved.
     pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        self.put(bytes, offset)?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes bytes; now and then the system is asked to begin bringing them to the disk.
+    fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
         write_all_at(&*self.storage, &self.vault, bytes, offset)?;
         let len = bytes.len() as u64;
-        let before = self.written.fetch_add(len, Ordering::Relaxed);
+        let before = self.put.fetch_add(len, Ordering::Relaxed);
         if len >= WRITEBACK_LEN / 8 || before / WRITEBACK_LEN != (before + len) / WRITEBACK_LEN {
             let started = self.storage.start_writeback(offset, len);
             started.map_err(|error| Error::io(FileOp::Sync, &self.vault, error))?;
         }
         Ok(())
+    }
+
+    /// Makes all records durable whose writing has returned.
+    ///
+    /// # Errors
+    /// Of writing, or of the sync; `sync` says what to make of the second.
+    pub(crate) fn sync(&self, sync: impl FnOnce(std::io::Error) -> Error) -> Result<()> {
+        if let Some(staging) = &self.staging {
+            staging.flush(&|bytes, at| self.put(bytes, at))?;
+        }
+        self.storage.sync().map_err(sync)
     }
 
     /// Takes a place for so many bytes.
@@ -307,6 +349,9 @@ impl SegmentWriter {
 
     /// Gives everything back: nothing of this run is referred to by any root.
     pub(crate) fn give_back(&self) -> Result<()> {
+        if let Some(staging) = &self.staging {
+            staging.forget();
+        }
         let mut space = self.space();
         let all = std::mem::take(&mut space.taken);
         *space = Space { next_len: FIRST_EXTENT_LEN, ..Space::default() };

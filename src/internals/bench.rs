@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use crate::crypto::aead::TAG_LEN;
 use crate::crypto::derive::{SegmentKeys, segment_keys};
 use crate::crypto::key::MasterKey;
 use crate::engine::config::Level;
 use crate::error::{Error, FileOp, Result};
 use crate::format::index::RecordPlace;
-use crate::format::record::{Codec, RecordId, RecordKind, Salt, SegmentId, VaultId, sealed_len};
+use crate::format::record::{Codec, RECORD_HEADER_LEN, RecordId, RecordKind, Salt, SegmentId, VaultId, sealed_len};
 use crate::primitives::pool::{BufferPool, PooledBuf};
 use crate::primitives::units::ChunkSeq;
 use crate::primitives::{fs, mmap};
@@ -132,12 +133,14 @@ impl Bench {
     /// [`Error::Io`] without memory.
     pub fn stored(&self, record: &Sealed) -> Result<Stored> {
         let SealedChunk { number, plain_len, .. } = record.0;
-        let buf = self.filled(record.0.framed().unwrap_or_default())?;
-        let len = u32::try_from(buf.len()).expect("a record is at most 16 MiB and its frame");
+        let framed = record.0.framed().unwrap_or_default();
+        let len = u32::try_from(framed.len()).expect("a record is at most 16 MiB and its frame");
+        let mut buf = self.filled(&framed[RECORD_HEADER_LEN..framed.len() - TAG_LEN])?;
+        buf.framed_mut(RECORD_HEADER_LEN, TAG_LEN).copy_from_slice(framed);
         let place = RecordPlace { number: number.0, offset: 0, sealed_len: len, plain_len };
         let id = RecordId { segment: self.segment, kind: RecordKind::Data, number: number.0 };
         let job = RecordJob { place, id, keys: Arc::clone(&self.keys), purpose: () };
-        let bytes = RecordBytes { range: 0..buf.len(), buf, codec: Codec::Store };
+        let bytes = RecordBytes { buf, codec: Codec::Store };
         Ok(Stored(RecordInHand { job, bytes: Ok(bytes) }))
     }
 

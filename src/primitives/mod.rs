@@ -1,6 +1,7 @@
 //! Tools without knowledge of vaults: units, system calls, buffers, storage, histograms.
 
 pub(crate) mod beneath;
+pub(crate) mod direct;
 pub(crate) mod fs;
 pub(crate) mod glob;
 pub(crate) mod latency;

@@ -185,6 +185,16 @@ impl PooledBuf {
         (&mut before[HEAD_ROOM - head..], data, tail)
     }
 
+    /// As [`Self::framed`], to be written to.
+    ///
+    /// # Panics
+    /// If `head` is more than [`HEAD_ROOM`] or `tail` more than [`TAIL_ROOM`].
+    pub(crate) fn framed_mut(&mut self, head: usize, tail: usize) -> &mut [u8] {
+        assert!(head <= HEAD_ROOM && tail <= TAIL_ROOM, "{head} bytes of head, {tail} of tail");
+        let end = HEAD_ROOM + self.len + tail;
+        &mut self.block_mut(end).memory[HEAD_ROOM - head..end]
+    }
+
     /// The data with `head` bytes before it and `tail` bytes behind it, in one piece.
     ///
     /// # Panics

@@ -11,11 +11,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags};
 use rustix::io::{Errno, retry_on_intr};
 
+use crate::primitives::direct::{DIRECT_LEN, Direct};
 use crate::primitives::fs::{self, FsKind, StatKind};
 use crate::primitives::sys::{self, RangeLock};
 
@@ -61,6 +62,12 @@ pub trait Storage: Send + Sync + Any {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Cuts or lengthens the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// The length of write that suits the storage best, where it cares: a multiple of 4 KiB. The engine then gathers records
+    /// into writes of that length, or of less in whole blocks of 4 KiB, from page-aligned memory to offsets that are a
+    /// multiple of 4 KiB; all other writes must be as good, and lie in between.
+    fn preferred_write_len(&self) -> Option<usize> {
+        None
+    }
     /// Asks the system to begin writing a range to the disk; does not wait, promises nothing. An error counts as a
     /// failed sync.
     fn start_writeback(&self, offset: u64, len: u64) -> io::Result<()>;
@@ -136,6 +143,8 @@ pub struct FileStorage {
     file: File,
     /// The name that the file has to lose or to change; `None` for a file that has no name or its final one.
     temporary: Mutex<Option<TemporaryName>>,
+    /// The way around the cache, as soon as somebody has asked whether there is one.
+    direct: OnceLock<Option<Direct>>,
 }
 
 /// A name that a file has until it gets its final one. Removed when dropped.
@@ -166,7 +175,7 @@ impl FileStorage {
     /// own, not one that `dup` shares with other descriptors, or its locks are theirs as well.
     #[must_use]
     pub fn new(file: File) -> Self {
-        Self { file, temporary: Mutex::new(None) }
+        Self { file, temporary: Mutex::new(None), direct: OnceLock::new() }
     }
 
     fn temporary(&self) -> MutexGuard<'_, Option<TemporaryName>> {
@@ -214,7 +223,16 @@ impl Storage for FileStorage {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        if let Some(Some(direct)) = self.direct.get()
+            && let Some(written) = direct.write_at(buf, offset)?
+        {
+            return Ok(written);
+        }
         retry_interrupted(|| self.file.write_at(buf, offset))
+    }
+
+    fn preferred_write_len(&self) -> Option<usize> {
+        self.direct.get_or_init(|| Direct::of(&self.file)).is_some().then_some(DIRECT_LEN)
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -346,7 +364,9 @@ impl FsVaultDir {
         let (fd, temporary) = self.with_free_name(|name| {
             retry_on_intr(|| rustix::fs::openat(&*self.dir, name, flags, Mode::RUSR | Mode::WUSR))
         })?;
-        Ok(FileStorage { file: File::from(fd), temporary: Mutex::new(Some(temporary)) })
+        let storage = FileStorage::new(File::from(fd));
+        *storage.temporary() = Some(temporary);
+        Ok(storage)
     }
 
     /// Calls `make` with one temporary name after the other until it makes something of that name.

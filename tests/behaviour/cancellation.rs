@@ -405,7 +405,8 @@ fn no_thread_is_left_by_a_run_however_it_ends() {
 fn a_failed_start_of_writing_behind_counts_as_a_failed_sync() {
     within(60, || {
         let scene = Scene::new();
-        let data = noise(9, 5_000_000);
+        // It is begun every 8 MiB.
+        let data = noise(9, 20_000_000);
         scene.tree.file("huge", &data);
         for nth in 1..=2 {
             scene.disk.breaks([Fault::once(|op| op == Op::Writeback, nth, Effect::Errno(libc::EIO))]);

@@ -25,6 +25,7 @@ use crate::engine::state::State;
 use crate::error::{Error, FileOp, Result};
 use crate::format::index::{RecordPlace, SegmentSalt};
 use crate::format::record::{RecordId, RecordKind, Salt, VaultId};
+use crate::primitives::direct::DIRECT_LEN;
 use crate::primitives::pool::BufferPool;
 use crate::primitives::storage::VaultDir;
 use crate::primitives::sys::thread_cpu_time;
@@ -228,11 +229,15 @@ pub(super) fn unpack(
 ///
 /// - `durable`: the sync at the end counts, as it does for a vault; restoring leaves that to the system.
 pub(super) fn write(run: &Run<'_>, path: &Path, place: &dyn VaultDir, bytes: u64, durable: bool) -> Result<f64> {
-    const PIECE: usize = 4 << 20;
+    // As a vault is written: whole blocks from aligned memory, around the cache where the storage has such a way.
+    const PIECE: usize = DIRECT_LEN;
     let io = |op| move |error| Error::io(op, path, error);
     let storage: Arc<_> = place.create_unlinked().map_err(io(FileOp::Create))?;
-    let mut piece = vec![0; PIECE];
-    fill_random(&mut piece)?;
+    let pool = BufferPool::new(PIECE);
+    let mut piece = pool.take().map_err(io(FileOp::Allocate))?;
+    piece.set_len(PIECE);
+    fill_random(piece.as_mut_slice())?;
+    let _ = storage.preferred_write_len();
     let began = Instant::now();
     let mut offset = 0;
     while offset < bytes {
@@ -240,7 +245,7 @@ pub(super) fn write(run: &Run<'_>, path: &Path, place: &dyn VaultDir, bytes: u64
         if offset % (64 << 20) == 0 {
             storage.allocate(offset, 64 << 20).map_err(io(FileOp::Allocate))?;
         }
-        write_all_at(&*storage, path, &piece, offset)?;
+        write_all_at(&*storage, path, piece.as_slice(), offset)?;
         storage.start_writeback(offset, PIECE as u64).map_err(io(FileOp::Sync))?;
         offset += PIECE as u64;
     }

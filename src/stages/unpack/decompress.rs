@@ -33,7 +33,7 @@ impl<P> Decompress<P> {
         }
         let unpacked = unpack(&mut self.context, packed.as_slice(), &mut buf.whole_mut()[..plain_len]);
         buf.set_len(plain_len);
-        Ok(unpacked.map(|()| RecordBytes { buf, range: 0..plain_len, codec: Codec::Store }))
+        Ok(unpacked.map(|()| RecordBytes { buf, codec: Codec::Store }))
     }
 }
 

@@ -1,6 +1,5 @@
 //! From sealed records to packed ones: authenticated, then decrypted in place.
 
-use crate::crypto::aead::TAG_LEN;
 use crate::error::{Malformation, Result};
 use crate::format::record::{RECORD_HEADER_LEN, open_record};
 use crate::stages::Stage;
@@ -26,16 +25,13 @@ impl<P: Send> Stage for Decrypt<P> {
     fn process(&mut self, record: RecordInHand<P>, emit: &mut dyn FnMut(RecordInHand<P>) -> Result<()>) -> Result<()> {
         let RecordInHand { job, bytes } = record;
         let bytes = bytes.and_then(|mut bytes| {
-            let truncated = Malformation::Truncated { structure: "record" };
-            let framed = bytes.buf.as_mut_slice();
-            let Some((head, rest)) = framed.split_first_chunk_mut::<RECORD_HEADER_LEN>() else { return Err(truncated) };
-            let Some((ciphertext, tag)) = rest.split_last_chunk_mut::<TAG_LEN>() else { return Err(truncated) };
+            let (head, ciphertext, tag) = bytes.buf.head_data_and_tail_mut(RECORD_HEADER_LEN);
+            let head = head.first_chunk().expect("as long as was asked for");
             let header = open_record(&job.keys, &job.id, head, ciphertext, tag)?;
             if header.plain_len != job.place.plain_len {
                 return Err(Malformation::Field { structure: "record table", field: "plain length of a record" });
             }
-            let range = RECORD_HEADER_LEN..RECORD_HEADER_LEN + ciphertext.len();
-            Ok(RecordBytes { range, codec: header.codec, ..bytes })
+            Ok(RecordBytes { codec: header.codec, ..bytes })
         });
         emit(RecordInHand { job, bytes })
     }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::crypto::aead::TAG_LEN;
 use crate::crypto::derive::SegmentKeys;
 use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::index::RecordPlace;
-use crate::format::record::{Codec, RecordId};
+use crate::format::record::{Codec, RECORD_HEADER_LEN, RecordId};
 use crate::primitives::pool::{BufferPool, PooledBuf};
 use crate::primitives::storage::Storage;
 use crate::stages::{Stage, Weighed, footprint};
@@ -30,19 +31,19 @@ pub(crate) struct RecordInHand<P> {
     pub(crate) bytes: Result<RecordBytes, Malformation>,
 }
 
-/// What a record's buffer holds; the stage decides which part of it is meant.
+/// What a record holds.
 pub(crate) struct RecordBytes {
+    /// The packed or plain bytes, still encrypted until the record is open, with header and tag in the room around them:
+    /// so what is stored as it is lies page-aligned, and can be written to a file without a copy.
     pub(crate) buf: PooledBuf,
-    /// The packed or plain bytes within the buffer, as soon as the record is open.
-    pub(crate) range: std::ops::Range<usize>,
-    /// How they are packed.
+    /// How they are packed, as soon as the record is open.
     pub(crate) codec: Codec,
 }
 
 impl RecordBytes {
     /// The packed or plain bytes.
     pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.buf.as_slice()[self.range.clone()]
+        self.buf.as_slice()
     }
 }
 
@@ -54,7 +55,7 @@ impl<P> Weighed for RecordJob<P> {
 
 impl<P> Weighed for RecordInHand<P> {
     fn bytes(&self) -> u64 {
-        self.bytes.as_ref().map_or(0, |bytes| bytes.range.len() as u64)
+        self.bytes.as_ref().map_or(0, |bytes| bytes.buf.len() as u64)
     }
     // Up to the decompressor, which takes a second buffer, the permit stays whole.
 }
@@ -75,21 +76,25 @@ impl<'s, P> ReadRecord<'s, P> {
     fn read(&self, place: &RecordPlace) -> Result<Result<RecordBytes, Malformation>> {
         let mut buf = self.pool.take().map_err(|error| Error::io(FileOp::Allocate, "a buffer", error))?;
         let len = place.sealed_len as usize;
-        if len > buf.capacity() {
+        let Some(packed_len) = len.checked_sub(RECORD_HEADER_LEN + TAG_LEN) else {
+            return Ok(Err(Malformation::Truncated { structure: "record" }));
+        };
+        if packed_len > buf.capacity() {
             // A table that lists a record larger than its tree's head says: the pool was made for what the head says.
             return Ok(Err(Malformation::Field { structure: "record table", field: "length of a record" }));
         }
+        buf.set_len(packed_len);
+        let framed = buf.framed_mut(RECORD_HEADER_LEN, TAG_LEN);
         let mut done = 0;
         while done < len {
-            match self.storage.read_at(&mut buf.whole_mut()[done..len], place.offset + done as u64) {
+            match self.storage.read_at(&mut framed[done..], place.offset + done as u64) {
                 Ok(0) => return Ok(Err(Malformation::Truncated { structure: "record" })),
                 Ok(read) => done += read,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Ok(Err(Malformation::Unreadable { why: error.to_string() })),
             }
         }
-        buf.set_len(len);
-        Ok(Ok(RecordBytes { buf, range: 0..len, codec: Codec::Store }))
+        Ok(Ok(RecordBytes { buf, codec: Codec::Store }))
     }
 }
 
@@ -113,7 +118,7 @@ pub(crate) struct PlainRecord<P> {
 
 impl<P> Weighed for PlainRecord<P> {
     fn bytes(&self) -> u64 {
-        self.bytes.as_ref().map_or(0, |bytes| bytes.range.len() as u64)
+        self.bytes.as_ref().map_or(0, |bytes| bytes.buf.len() as u64)
     }
     fn held(&self) -> u64 {
         self.bytes.as_ref().map_or(0, |bytes| footprint(&bytes.buf))

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags};
+use rustix::io::Errno;
 
 use super::attributes::{Handle, Present, lock};
-use super::beneath::{DirectoryCache, FileId, look};
+use super::beneath::{DirectoryCache, FileId, look, retry};
 use super::destination::Destination;
 use super::links::open_again;
 use super::place::{
@@ -17,7 +18,8 @@ use super::place::{
 };
 use super::told::RestoreError;
 use crate::error::{FileOp, Malformation};
-use crate::format::entry::{Entry, EntryType};
+use crate::format::entry::{Entry, EntryType, Extent};
+use crate::primitives::direct::{DIRECT_BLOCK, Direct};
 
 /// A file on its way: shared by the pieces of it that are in several records.
 ///
@@ -58,11 +60,27 @@ struct Begun {
     complete: bool,
 }
 
-/// A descriptor that is kept open between pieces.
-struct Kept {
-    file: Arc<OwnedFd>,
+/// A file that is being written.
+struct Target {
+    file: OwnedFd,
+    /// For large files that are all data: a way around the page cache.
+    around: Option<Around>,
+}
+
+/// A second descriptor, which counts as one that is kept.
+struct Around {
+    direct: Direct,
     destination: Arc<Destination>,
 }
+
+/// A file that is kept open between pieces.
+struct Kept {
+    target: Arc<Target>,
+    destination: Arc<Destination>,
+}
+
+/// Files from this size on are written around the page cache where that is possible: smaller ones fit into it.
+const AROUND_CACHE_FROM: u64 = 8 << 20;
 
 /// A piece of a file in the plain text of a record.
 #[derive(Debug, Clone)]
@@ -212,7 +230,7 @@ impl FileWriter {
             return Ok(());
         };
         for &(bytes, offset) in slices {
-            write_all_at(target.as_fd(), bytes, offset)?;
+            target.write_all_at(bytes, offset)?;
             file.reached.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
         }
         // Before the piece is counted: who completes the file then holds the only descriptor, and sees what closing says.
@@ -227,17 +245,18 @@ impl FileWriter {
         Ok(())
     }
 
-    /// A descriptor to write to `file` through, which is begun if need be; `None` if it is over.
-    fn target(&mut self, file: &Arc<RestoreFile>) -> Result<Option<Arc<OwnedFd>>, RestoreError> {
+    /// What to write to `file` through, which is begun if need be; `None` if it is over.
+    fn target(&mut self, file: &Arc<RestoreFile>) -> Result<Option<Arc<Target>>, RestoreError> {
         let mut progress = lock(&file.progress);
         match &mut *progress {
             Progress::Over => Ok(None),
             Progress::Begun(begun) => match &begun.kept {
-                Some(kept) => Ok(Some(Arc::clone(&kept.file))),
+                Some(kept) => Ok(Some(Arc::clone(&kept.target))),
                 None => {
-                    let opened = Arc::new(reopen(&mut self.cache, begun)?);
-                    begun.kept = Kept::of(&self.destination, &opened);
-                    Ok(Some(opened))
+                    let opened = reopen(&mut self.cache, begun)?;
+                    let (target, kept) = Kept::of(&self.destination, opened, &begun.entry);
+                    begun.kept = kept;
+                    Ok(Some(target))
                 }
             },
             Progress::Waiting => match self.begin(Arc::clone(&file.entry)) {
@@ -260,7 +279,7 @@ impl FileWriter {
 
     /// Makes the file under its name, or under the first of its other names that can be made; `None` if there is no such
     /// name. Names that cannot be made are told of.
-    fn begin(&mut self, mut entry: Arc<Entry>) -> Option<(Begun, Arc<OwnedFd>)> {
+    fn begin(&mut self, mut entry: Arc<Entry>) -> Option<(Begun, Arc<Target>)> {
         loop {
             let outcome = match self.begin_as(&entry) {
                 Ok(Some(begun)) => return Some(begun),
@@ -273,7 +292,7 @@ impl FileWriter {
     }
 
     /// `None` if the name is taken and shall stay.
-    fn begin_as(&mut self, entry: &Arc<Entry>) -> Result<Option<(Begun, Arc<OwnedFd>)>, RestoreError> {
+    fn begin_as(&mut self, entry: &Arc<Entry>) -> Result<Option<(Begun, Arc<Target>)>, RestoreError> {
         let Self { destination, cache } = self;
         let overwrite = destination.policy.overwrite;
         let begun = destination.in_parent(cache, &entry.path, FileOp::Create, |directory, leaf| {
@@ -293,18 +312,19 @@ impl FileWriter {
         let Some((opened, name, id, may_have_xattrs)) = begun else {
             return Ok(None);
         };
-        let opened = Arc::new(opened);
+        let (target, kept) = Kept::of(destination, opened, entry);
         let begun = Begun {
             destination: Arc::clone(destination),
             entry: Arc::clone(entry),
             key: destination.next_key(),
             name,
             id,
-            kept: Kept::of(destination, &opened),
+            kept,
             may_have_xattrs,
             complete: false,
         };
-        Ok(Some((begun, opened)))
+        target.preallocate(entry.size)?;
+        Ok(Some((begun, target)))
     }
 
     /// All pieces are written: length, attributes, name.
@@ -324,19 +344,19 @@ impl FileWriter {
 
     fn complete_begun(&mut self, begun: &mut Begun, reached: u64) -> Result<Outcome, RestoreError> {
         let opened = match begun.kept.take() {
-            Some(kept) => Arc::clone(&kept.file),
-            None => Arc::new(reopen(&mut self.cache, begun)?),
+            Some(kept) => Arc::clone(&kept.target),
+            None => Arc::new(Target { file: reopen(&mut self.cache, begun)?, around: None }),
         };
         let entry = &begun.entry;
         if reached < entry.size {
-            set_len(opened.as_fd(), entry.size)?;
+            set_len(opened.file.as_fd(), entry.size)?;
         }
-        let seen = look(&*opened).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
+        let seen = look(&opened.file).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
         let present = Present { ids: seen.ids, mode: None, has_times: false, may_have_xattrs: begun.may_have_xattrs };
         let Self { destination, cache } = self;
-        let lacking = destination.attributes.apply(Handle::Open(opened.as_fd()), entry, present);
+        let lacking = destination.attributes.apply(Handle::Open(opened.file.as_fd()), entry, present);
         // Before it takes the place of another file: some file systems tell of a failed write only here.
-        Arc::into_inner(opened).map_or(Ok(()), close)?;
+        Arc::into_inner(opened).map_or(Ok(()), |target| close(target.file))?;
         destination.in_parent(cache, &entry.path, FileOp::Rename, |directory, leaf| {
             take_place(directory.fd(), leaf, &begun.name)
         })?;
@@ -364,9 +384,65 @@ fn slices<'a>(plain: &'a [u8], pieces: &[Piece], size: u64) -> Result<Vec<(&'a [
 }
 
 impl Kept {
-    /// `None` where as many are kept as may be: the file is then opened again for each record.
-    fn of(destination: &Arc<Destination>, file: &Arc<OwnedFd>) -> Option<Self> {
-        destination.keep().then(|| Self { file: Arc::clone(file), destination: Arc::clone(destination) })
+    /// None is kept where as many are as may be: the file is then opened again for each record.
+    fn of(destination: &Arc<Destination>, file: OwnedFd, entry: &Entry) -> (Arc<Target>, Option<Self>) {
+        if !destination.keep() {
+            return (Arc::new(Target { file, around: None }), None);
+        }
+        let around = Around::of(destination, &file, entry);
+        let target = Arc::new(Target { file, around });
+        let kept = Self { target: Arc::clone(&target), destination: Arc::clone(destination) };
+        (target, Some(kept))
+    }
+}
+
+impl Around {
+    fn of(destination: &Arc<Destination>, file: &OwnedFd, entry: &Entry) -> Option<Self> {
+        let data = |extent: &Extent| if let Extent::Data { len, .. } = extent { *len } else { 0 };
+        let is_all_data = entry.extents.iter().map(data).fold(0, u64::saturating_add) == entry.size;
+        if entry.size < AROUND_CACHE_FROM || !is_all_data || !destination.keep() {
+            return None;
+        }
+        match Direct::of(file) {
+            Some(direct) => Some(Self { direct, destination: Arc::clone(destination) }),
+            None => {
+                destination.unkeep();
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Around {
+    fn drop(&mut self) {
+        self.destination.unkeep();
+    }
+}
+
+impl Target {
+    /// Takes the space that the file will need, so that several can write into it at once around the cache.
+    fn preallocate(&self, size: u64) -> Result<(), RestoreError> {
+        if self.around.is_none() {
+            return Ok(());
+        }
+        match retry(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, size)) {
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => Err(RestoreError::io(FileOp::Write, error)),
+            // Without it, writing is slower and nothing else.
+            Err(_) | Ok(()) => Ok(()),
+        }
+    }
+
+    /// Writes all of `bytes` at `offset`.
+    fn write_all_at(&self, mut bytes: &[u8], mut offset: u64) -> Result<(), RestoreError> {
+        if let Some(Around { direct, .. }) = &self.around {
+            let (whole, _) = bytes.split_at(bytes.len() - bytes.len() % DIRECT_BLOCK);
+            let written =
+                direct.write_at(whole, offset).map_err(|source| RestoreError::Io { op: FileOp::Write, source })?;
+            // What is left, or all of it, goes by way of the cache.
+            let written = written.unwrap_or(0);
+            (bytes, offset) = (&bytes[written..], offset + written as u64);
+        }
+        write_all_at(self.file.as_fd(), bytes, offset)
     }
 }
 

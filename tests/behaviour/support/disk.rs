@@ -588,6 +588,11 @@ impl Storage for Handle {
         Ok(())
     }
 
+    /// Short, so that small trees have records that cross from one write to the next.
+    fn preferred_write_len(&self) -> Option<usize> {
+        Some(128 << 10)
+    }
+
     fn start_writeback(&self, _offset: u64, _len: u64) -> io::Result<()> {
         self.call(Op::Writeback).map(drop)
     }
