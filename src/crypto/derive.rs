@@ -11,11 +11,13 @@
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use hkdf::Hkdf;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::crypto::aead::RecordCipher;
 use crate::crypto::key::{HeaderKey, KEY_LEN, Kek, Key, MasterKey, Password, RootKey, StretchedKey, purpose};
+use crate::primitives::sys::available_cores;
 
 /// Every label of the format. No two are equal and none begins another, so no two derivations can meet.
 mod label {
@@ -48,7 +50,7 @@ pub struct KdfParams {
     pub memory_kib: u32,
     /// Passes over that memory.
     pub passes: u32,
-    /// Lanes. A constant of the vault, not a number of threads: the derivation runs on one.
+    /// Lanes. A constant of the vault: at most so many threads derive, as many as there are cores.
     pub lanes: u32,
 }
 
@@ -58,7 +60,7 @@ pub struct KdfParams {
 pub(crate) struct KdfRefusal(pub(crate) &'static str);
 
 impl KdfParams {
-    /// 64 MiB, 3 passes, 4 lanes: the second choice of RFC 9106, section 4; about 0.15 s.
+    /// 64 MiB, 3 passes, 4 lanes: the second choice of RFC 9106, section 4; about 0.15 s of CPU.
     pub const DEFAULT: Self = Self { memory_kib: 64 << 10, passes: 3, lanes: 4 };
 
     /// As little as Argon2id can do. Protects nothing: for tests, which derive keys thousands of times.
@@ -153,8 +155,19 @@ fn argon2id(password: &[u8], salt: &[u8], params: &KdfParams) -> Result<Stretche
     blocks.try_reserve_exact(count).map_err(|_| KdfRefusal("the system does not give the memory"))?;
     blocks.resize(count, Block::new());
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, inner);
-    Key::try_fill(|key| argon2.hash_password_into_with_memory(password, salt, key, blocks.as_mut_slice()))
-        .map_err(|_| KdfRefusal("parameters out of range"))
+    let threads = available_cores().get().min(usize::try_from(params.lanes).unwrap_or(1));
+    lane_threads(threads)?.install(|| {
+        Key::try_fill(|key| argon2.hash_password_into_with_memory(password, salt, key, blocks.as_mut_slice()))
+            .map_err(|_| KdfRefusal("parameters out of range"))
+    })
+}
+
+/// Threads of our own for the lanes, gone when the derivation is: the crate takes those of whoever calls it, and would else
+/// start some for the whole process, for ever.
+fn lane_threads(threads: usize) -> Result<ThreadPool, KdfRefusal> {
+    let start = |threads| ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("kdf-{n}")).build();
+    // Where so many cannot be started, one will do.
+    start(threads).or_else(|_| start(1)).map_err(|_| KdfRefusal("the system does not start a thread"))
 }
 
 /// What a slot's stretched password is good for.

@@ -1,8 +1,9 @@
 //! From what was asked for to what is done: thread counts, queue depths, buffers, and the memory that follows from them.
 //!
 //! `peak ≤ base + budget + Σ workers × context + entries in flight × entry`, and before that the key derivation's memory,
-//! which is given back first. `--memory` is a ceiling on the whole: workers are taken away first, then queue slots, the
-//! chunk size last, and that by the ceiling alone, never by the number of cores, since it decides what a vault holds.
+//! which is given back first. `--memory` is a ceiling on the whole. Where it is tight, chunks are made smaller, unless their size
+//! was asked for, and then workers are taken away. The chunk size follows from the ceiling alone, never from the number of cores,
+//! since it decides what a vault holds.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -218,11 +219,10 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level, device: Device) ->
         let asked = format_size(u64::from(chunk_size));
         return Err(Error::Usage(format!("a chunk size of {asked} is out of range: {least} to {most} are allowed")));
     }
-    let cores = available_cores().get();
     let Workers { all, scan, read, compress, encrypt, write, .. } = config.workers;
     let (first, most, why) = readers(device, "compress");
     let counts = [
-        count(scan, None, ((cores / 4).clamp(1, 4), format!("a quarter of the cores ({cores}), 1 to 4")))?,
+        count(scan, None, by_cores(1, 4))?,
         count(read, all, (first, why))?,
         count(compress, all, by_cores(1, usize::MAX))?,
         count(encrypt, all, by_cores(1, usize::MAX))?,
@@ -232,7 +232,8 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level, device: Device) ->
     let mut plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
     // One is being filled; each worker has written one and is about to write the next.
     plan.staging_blocks = 2 * plan.write + 1;
-    fit(plan, config.memory, |chunk_size| compress_context(level, chunk_size), true)
+    let chunks = if config.chunk_size.is_some() { Chunks::AskedFor } else { Chunks::Free };
+    fit(plan, config.memory, |chunk_size| compress_context(level, chunk_size), chunks)
 }
 
 /// The plan of the way back out of a vault on such a device, for records of up to `largest_record` plain bytes.
@@ -249,8 +250,23 @@ pub(crate) fn fit_unpack(config: &PipelineConfig, largest_record: u32, writes: b
     let is_learnt = read.or(all).is_none();
     let chunk_size = largest_record.max(*CHUNK_SIZES.start());
     let plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
-    fit(plan, config.memory, |_| UNPACK_CONTEXT, false)
+    fit(plan, config.memory, |_| UNPACK_CONTEXT, Chunks::AsTheyAre)
 }
+
+/// Whether fitting to memory may make chunks smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chunks {
+    /// Nobody has asked for a size.
+    Free,
+    /// Their size was asked for, and is kept as long as anything else can be given up.
+    AskedFor,
+    /// Records are as they are.
+    AsTheyAre,
+}
+
+/// A ceiling should leave room for so many chunks under way: with fewer, workers wait for each other. Sooner than that chunks are
+/// halved, which costs 1 to 4 % of space and no speed (docs/adr/0013).
+const PERMITS_FOR_SPEED: u64 = 4;
 
 fn checked_depth(config: &PipelineConfig) -> Result<Option<usize>> {
     match config.queue_depth {
@@ -264,8 +280,8 @@ fn checked_depth(config: &PipelineConfig) -> Result<Option<usize>> {
 /// Fits a plan to a ceiling.
 ///
 /// - `context`: what a worker of the third stage needs for chunks of a size;
-/// - `may_shrink_chunks`: packing may choose smaller chunks; unpacking has to take the records as they are.
-fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, may_shrink_chunks: bool) -> Result<Plan> {
+/// - `chunks`: whether they may be smaller than the plan has them.
+fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, chunks: Chunks) -> Result<Plan> {
     let wanted = |plan: &Plan| {
         // Every stage busy and something waiting before the slowest. Behind `compress` a chunk holds one buffer only.
         let chunks = plan.read + 2 * plan.third + plan.fourth + plan.write + 2;
@@ -286,17 +302,23 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, may_s
     plan.staging_blocks = 0;
 
     let asked = plan.clone();
-    let least = |chunk_size: u32| {
+    let least = |chunk_size: u32, permits: u64| {
         let one_each =
             Plan { scan: 1, read: 1, read_most: 1, third: 1, fourth: 1, write: asked.write.min(1), ..asked.clone() };
         let one_each = Plan { chunk_size, entry_window: LEAST_ENTRY_WINDOW, ..one_each };
-        Plan { budget: 2 * one_each.permit(), ..one_each }
+        Plan { budget: permits * one_each.permit(), ..one_each }
     };
     let peak = |plan: &Plan| plan.peak(context(plan.chunk_size));
     let smallest = *CHUNK_SIZES.start();
-    while peak(&least(plan.chunk_size)) > ceiling {
-        if !may_shrink_chunks || plan.chunk_size <= smallest {
-            let needed = peak(&least(plan.chunk_size));
+    while chunks == Chunks::Free
+        && plan.chunk_size > smallest
+        && peak(&least(plan.chunk_size, PERMITS_FOR_SPEED)) > ceiling
+    {
+        plan.chunk_size = (plan.chunk_size / 2).max(smallest);
+    }
+    while peak(&least(plan.chunk_size, 2)) > ceiling {
+        if chunks == Chunks::AsTheyAre || plan.chunk_size <= smallest {
+            let needed = peak(&least(plan.chunk_size, 2));
             // Rounded up, so that asking for what the message says is enough.
             let needed_mib = needed.div_ceil(MIB);
             let asked = format_size(ceiling);
@@ -368,6 +390,17 @@ mod tests {
                 .map(|n| fit_pack(&config(Some(memory), Some(n)), Level::Zstd(3), Device::Flash).unwrap().chunk_size);
             assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
         }
+    }
+
+    #[test]
+    fn where_memory_is_short_chunks_go_before_workers_unless_their_size_was_asked_for() {
+        let plan = |chunk_size, workers| {
+            let config = PipelineConfig { chunk_size, ..config(Some("64M"), workers) };
+            fit_pack(&config, Level::Zstd(3), Device::Flash).unwrap()
+        };
+        assert_eq!((plan(None, Some(2)).chunk_size, plan(None, Some(2)).third), (2 << 20, 2));
+        assert_eq!((plan(Some(4 << 20), Some(2)).chunk_size, plan(Some(4 << 20), Some(2)).third), (4 << 20, 1));
+        assert_eq!(fit_pack(&config(Some("128M"), None), Level::Zstd(3), Device::Flash).unwrap().chunk_size, 4 << 20);
     }
 
     #[test]
