@@ -126,7 +126,9 @@ pub(crate) fn same_content(
 pub(crate) struct SegmentUnion {
     resolver: Resolver,
     segments: Vec<SegmentSalt>,
-    known: HashMap<SegmentSalt, u32>,
+    known: HashMap<SegmentSalt, SegmentIndex>,
+    /// What the indexes of each tree are in the new one, as far as they were met.
+    numbers: Vec<Vec<Option<SegmentIndex>>>,
     records: BTreeMap<u32, BTreeMap<u64, RecordPlace>>,
 }
 
@@ -134,27 +136,29 @@ impl SegmentUnion {
     /// For the entries of these trees.
     pub(crate) fn new(trees: &[Arc<Tree>], vault: Arc<std::path::Path>) -> Self {
         let resolver = Resolver::new(trees, vault);
-        Self { resolver, segments: Vec::new(), known: HashMap::new(), records: BTreeMap::new() }
+        let numbers = trees.iter().map(|tree| vec![None; tree.head().segments.len()]).collect();
+        Self { resolver, segments: Vec::new(), known: HashMap::new(), numbers, records: BTreeMap::new() }
     }
 
     /// The same for a tree that has entries of a run's own, too: that run's segment is number 0, and its records come to
     /// the table by the caller.
     pub(crate) fn with_own(own: SegmentSalt, trees: &[Arc<Tree>], vault: Arc<std::path::Path>) -> Self {
         let mut union = Self::new(trees, vault);
-        union.known.insert(own.clone(), 0);
+        union.known.insert(own.clone(), SegmentIndex(0));
         union.segments.push(own);
         union
     }
 
     fn number(&mut self, tree: usize, segment: SegmentIndex) -> SegmentIndex {
-        let salt = self.resolver.segment(tree, segment);
-        if let Some(&number) = self.known.get(salt) {
-            return SegmentIndex(number);
-        }
-        let number = u32::try_from(self.segments.len()).expect("fewer segments than bytes of a vault's index");
-        self.segments.push(salt.clone());
-        self.known.insert(salt.clone(), number);
-        SegmentIndex(number)
+        // The entries of a tree are many, its segments few: their salts are hashed once.
+        *self.numbers[tree][segment.0 as usize].get_or_insert_with(|| {
+            let salt = self.resolver.segment(tree, segment);
+            *self.known.entry(salt.clone()).or_insert_with(|| {
+                let number = u32::try_from(self.segments.len()).expect("fewer segments than bytes of a vault's index");
+                self.segments.push(salt.clone());
+                SegmentIndex(number)
+            })
+        })
     }
 
     /// Makes an entry of tree number `tree` one of the new tree.
