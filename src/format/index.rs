@@ -58,6 +58,11 @@ impl Item {
             Self::Delete(path) => path,
         }
     }
+
+    /// Whether nothing can be below it.
+    pub(crate) fn puts_no_directory(&self) -> bool {
+        matches!(self, Self::Put(entry) if entry.entry_type != EntryType::Directory)
+    }
 }
 
 fn malformed(field: &'static str) -> Malformation {
@@ -325,7 +330,7 @@ pub(crate) fn decode_overflow(entry: &mut Entry, bytes: &[u8], segments: u32) ->
 }
 
 /// One decoded item; `overflow` names the blocks that the entry's extents and extended attributes are still to be read from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct LeafItem {
     pub(crate) item: Item,
     pub(crate) overflow: Vec<BlockRef>,

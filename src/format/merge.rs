@@ -19,6 +19,9 @@ pub(crate) struct Merge {
     cursors: Vec<TreeCursor>,
     /// Ancestors of the current path where some tree puts no directory, with the last such tree.
     kills: Vec<(EntryPath, usize)>,
+    /// The path that was sought last, and for each of its ancestors the last tree that puts no directory there: names that
+    /// are near each other share most of them. Empty if something was lost on the way.
+    above: (EntryPath, Vec<Option<usize>>),
     pending: Option<(usize, Box<Entry>)>,
     /// What is lost of which tree, as far as it can matter to what is still to come.
     lost: Vec<(usize, Lost)>,
@@ -57,7 +60,8 @@ impl Merge {
     fn with(trees: Vec<Arc<Tree>>, cursors: Vec<TreeCursor>, vault: Arc<std::path::Path>) -> Self {
         let (kills, lost, told, untold) = (Vec::new(), Vec::new(), HashSet::new(), Untold::default());
         let first_put = vec![None; trees.len()];
-        Self { trees, cursors, kills, pending: None, lost, first_put, told, untold, vault }
+        let above = <(EntryPath, Vec<Option<usize>>)>::default();
+        Self { trees, cursors, kills, above, pending: None, lost, first_put, told, untold, vault }
     }
 
     /// What was left out since this was asked last.
@@ -94,7 +98,7 @@ impl Merge {
             return;
         }
         for (put, cursor) in self.first_put.iter_mut().zip(&self.cursors) {
-            if put.is_none() && cursor.is_at_put() {
+            if put.is_none() && matches!(cursor.head(), Some(Item::Put(_))) {
                 *put = cursor.peek().cloned();
             }
         }
@@ -120,20 +124,36 @@ impl Merge {
     pub(crate) fn seek(&mut self, path: &EntryPath) -> Result<()> {
         self.pending = None;
         self.kills.clear();
-        for ancestor in path.ancestors() {
-            let mut last = None;
-            for (position, cursor) in self.cursors.iter_mut().enumerate() {
-                cursor.seek(&ancestor)?;
-                if cursor.peek() == Some(&ancestor) {
-                    let item = cursor.next()?;
-                    if matches!(item, Some(Item::Put(entry)) if entry.entry_type != EntryType::Directory) {
-                        last = Some(position);
-                    }
-                }
-            }
+        // Nothing is known after an error.
+        let (sought, known) = std::mem::take(&mut self.above);
+        let shared = sought.as_bytes().iter().zip(path.as_bytes()).take_while(|(sought, this)| sought == this).count();
+        let mut above = Vec::new();
+        for (depth, ancestor) in path.ancestors().enumerate() {
+            let last = match known.get(depth) {
+                // The slash behind it is shared, too.
+                Some(&known) if ancestor.as_bytes().len() < shared => known,
+                _ => self.last_without_directory(&ancestor)?,
+            };
+            above.push(last);
             self.kills.extend(last.map(|position| (ancestor, position)));
         }
+        // What is lost is come upon again on the way to every path.
+        if !self.cursors.iter().any(TreeCursor::has_losses) {
+            self.above = (path.clone(), above);
+        }
         self.cursors.iter_mut().try_for_each(|cursor| cursor.seek(path))
+    }
+
+    /// The last tree that puts no directory at this path.
+    fn last_without_directory(&mut self, path: &EntryPath) -> Result<Option<usize>> {
+        let mut last = None;
+        for (position, cursor) in self.cursors.iter_mut().enumerate() {
+            cursor.seek(path)?;
+            if cursor.head().is_some_and(|item| item.path() == path && item.puts_no_directory()) {
+                last = Some(position);
+            }
+        }
+        Ok(last)
     }
 
     /// The next entry.
@@ -315,6 +335,7 @@ mod tests {
         fn what_is_lost_makes_nothing_else_of_the_rest(
             raw in proptest::collection::vec(delta(), 1..5),
             lost in proptest::collection::vec(any::<proptest::sample::Index>(), 1..4),
+            from in proptest::collection::vec(some_path(), 0..8),
         ) {
             let blocks = Arc::new(Blocks::default());
             let mut tag = 0;
@@ -337,6 +358,15 @@ mod tests {
                 found.push((text(&entry.path), entry.ino));
             }
             prop_assert!(!untold.losses.is_empty());
+            // From any path on, too, nothing comes that would not have come.
+            for from in from {
+                merge.seek(&EntryPath::parse(from.as_bytes()).unwrap()).unwrap();
+                for _ in 0..3 {
+                    let Some((_, entry)) = merge.next().unwrap() else { break };
+                    let found = (text(&entry.path), entry.ino);
+                    prop_assert!(expected.contains(&found), "{:?} of {:?}", found, expected);
+                }
+            }
             // Nothing comes that would not have come.
             prop_assert!(found.iter().all(|entry| expected.contains(entry)), "{:?} of {:?}", found, expected);
             // And of what does not, it is said.
@@ -359,6 +389,28 @@ mod tests {
             }
             for (name, _) in expected.iter().filter(|entry| !found.contains(entry)) {
                 prop_assert!(is_told(&EntryPath::parse(name.as_bytes()).unwrap()), "{}", name);
+            }
+        }
+
+        #[test]
+        fn whoever_seeks_finds_what_whoever_reads_all_finds(
+            raw in proptest::collection::vec(delta(), 1..5),
+            steps in proptest::collection::vec((some_path(), 0_usize..4), 1..16),
+        ) {
+            let blocks = Arc::new(Blocks::default());
+            let mut tag = 0;
+            let trees: Vec<Arc<Tree>> =
+                raw.into_iter().map(|(_, raw)| build_of_small_blocks(&blocks, &legal(raw, &mut tag), 2)).collect();
+            let all = merged(trees.clone());
+            let mut merge = Merge::new(trees, Arc::from(std::path::Path::new("v"))).unwrap();
+            for (from, count) in steps {
+                let from = EntryPath::parse(from.as_bytes()).unwrap();
+                let expected = all.iter().filter(|(path, _)| EntryPath::parse(path.as_bytes()).unwrap() >= from);
+                merge.seek(&from).unwrap();
+                for expected in expected.map(Some).chain([None]).take(count) {
+                    let found = merge.next().unwrap().map(|(_, entry)| (text(&entry.path), entry.ino));
+                    prop_assert_eq!(found.as_ref(), expected);
+                }
             }
         }
 
@@ -399,6 +451,46 @@ mod tests {
         assert!(merge.next().unwrap().is_none());
         let doubtful: Vec<String> = merge.take_lost().doubtful.iter().map(|entry| text(&entry.path)).collect();
         assert_eq!(doubtful, ["d/x/y"]);
+    }
+
+    #[test]
+    fn what_is_above_many_names_is_looked_for_once() {
+        let names = ["a", "a/b", "a/b/c", "a/b/c/1", "a/b/c/2", "a/b/c/3", "a/b/d", "a/b/d/1"];
+        let items = names.map(|name| Item::Put(Box::new(entry(name, EntryType::Directory, 1))));
+        let blocks = Arc::new(Blocks::default());
+        let trees = vec![build_of_small_blocks(&blocks, &items, 1), build_of_small_blocks(&blocks, &items, 1)];
+        let levels = usize::from(trees[0].head().height) + 1;
+        let mut merge = Merge::new(trees, Arc::from(std::path::Path::new("v"))).unwrap();
+        let mut reads_to = |name: &str| {
+            blocks.take_reads();
+            merge.seek(&EntryPath::parse(name.as_bytes()).unwrap()).unwrap();
+            blocks.take_reads()
+        };
+        assert!((3 * 2..=4 * 2 * levels).contains(&reads_to("a/b/c/1")), "each in a leaf of its own");
+        assert!((2..=2 * levels).contains(&reads_to("a/b/c/3")));
+        assert!((2..=2 * levels).contains(&reads_to("a/b/c/2")));
+        assert!((2 * 2..=2 * 2 * levels).contains(&reads_to("a/b/d/1")), "one directory is another");
+    }
+
+    #[test]
+    fn what_could_not_be_read_above_one_name_is_not_taken_for_read_at_the_next() {
+        let file = |name: &str| Item::Put(Box::new(entry(name, EntryType::File, 1)));
+        let blocks = Arc::new(Blocks::default());
+        let older = build(&blocks, &["d/1", "d/2", "e"].map(file));
+        let later = build_of_small_blocks(&blocks, &["c", "d", "e"].map(file), 1);
+        let lost = blocks.of_kind(RecordKind::IndexLeaf)[2];
+        blocks.lose(lost);
+        let vault: Arc<std::path::Path> = Arc::from(std::path::Path::new("v"));
+        let path = |name: &str| EntryPath::parse(name.as_bytes()).unwrap();
+        let mut strict = Merge::new(vec![older.clone(), later.clone()], vault.clone()).unwrap();
+        let mut tolerant = Merge::tolerant(vec![older, later], vault).unwrap();
+        for name in ["d/1", "d/2", "d/1"] {
+            assert!(strict.seek(&path(name)).is_err());
+            tolerant.seek(&path(name)).unwrap();
+            let next = tolerant.next().unwrap().map(|(_, entry)| text(&entry.path));
+            assert_eq!(next.as_deref(), Some("e"), "a file may have taken the place of its directory");
+            assert_eq!(tolerant.take_lost().doubtful[0].path, path(name));
+        }
     }
 
     #[test]

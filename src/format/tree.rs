@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Malformation, Result};
-use crate::format::entry::{EntryPath, EntryType, compare_paths};
+use crate::format::entry::{EntryPath, compare_paths};
 use crate::format::index::{
     BLOCK_TARGET_LEN, BlockRef, Child, Item, LeafBuilder, LeafItem, MAX_BLOCK_LEN, MAX_OVERFLOW_LEN, OVERFLOW_FROM,
     RECORDS_PER_BLOCK, RecordPlace, RecordTableRef, Replacement, SegmentSalt, TreeHead, bulk_len, decode_leaf,
@@ -213,10 +213,7 @@ impl Tree {
 
     /// A child begins with what its node says: else who looks for a path would miss what who reads all of them finds.
     fn check_first(&self, block: &BlockRef, named: Option<&[u8]>, found: &[u8]) -> Result<()> {
-        if named.is_some_and(|named| named != found) {
-            return Err(self.source.malformed(block, wrong("first path of a child")));
-        }
-        Ok(())
+        if begins(found, named) { Ok(()) } else { Err(self.source.malformed(block, wrong("first path of a child"))) }
     }
 
     /// Completes an item whose bulk is in overflow blocks.
@@ -233,6 +230,11 @@ impl Tree {
         decode_overflow(entry, &bytes, self.head.segment_count()).map_err(|why| self.source.malformed(first, why))?;
         Ok(item)
     }
+}
+
+/// Whether the first path of a block is the one that the node above names, if there is one.
+fn begins(found: &[u8], named: Option<&[u8]>) -> bool {
+    named.is_none_or(|named| named == found)
 }
 
 fn wrong(field: &'static str) -> Malformation {
@@ -276,18 +278,34 @@ impl Lost {
     }
 }
 
-/// A place in a tree's items, moving forward.
+/// A place in a tree's items: moves forward item by item, and to any path.
+///
+/// The nodes on the way and the leaf that was sought last stay in memory, so that looking for names that are near each other
+/// reads and decodes each block once.
 pub(crate) struct TreeCursor {
     tree: Arc<Tree>,
     /// What was gone past; `None` if a block that cannot be read ends the way.
     losses: Option<Vec<Loss>>,
-    /// From the top down: the children of each node on the way, those still to be visited last first.
-    stack: Vec<Vec<Child>>,
+    /// The nodes on the way, from the top down.
+    stack: Vec<Node>,
+    /// The items of the current leaf; without those that were answered, unless it was sought.
     leaf: std::vec::IntoIter<LeafItem>,
-    head: Option<LeafItem>,
+    /// The next item among these.
+    at: usize,
+    /// The current leaf, if [`TreeCursor::seek`] came to it: it stays whole, and what is answered of it are copies.
+    sought: Option<BlockRef>,
+    /// The last path of the current leaf.
     last: Option<EntryPath>,
     /// The last put of what is no directory, while items are below it.
     no_directory: Option<EntryPath>,
+}
+
+/// A node on the way.
+struct Node {
+    block: BlockRef,
+    children: Vec<Child>,
+    /// The first child that is still to be visited.
+    next: usize,
 }
 
 impl TreeCursor {
@@ -302,8 +320,8 @@ impl TreeCursor {
     }
 
     fn with(tree: Arc<Tree>, losses: Option<Vec<Loss>>) -> Result<Self> {
-        let leaf = Vec::new().into_iter();
-        let mut cursor = Self { tree, losses, stack: Vec::new(), leaf, head: None, last: None, no_directory: None };
+        let (stack, leaf) = (Vec::new(), Vec::new().into_iter());
+        let mut cursor = Self { tree, losses, stack, leaf, at: 0, sought: None, last: None, no_directory: None };
         cursor.seek(&EntryPath::default())?;
         Ok(cursor)
     }
@@ -311,6 +329,11 @@ impl TreeCursor {
     /// What was gone past since this was asked last: known before an item behind it is answered.
     pub(crate) fn take_losses(&mut self) -> Vec<Loss> {
         self.losses.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Whether [`TreeCursor::take_losses`] would answer any.
+    pub(crate) fn has_losses(&self) -> bool {
+        self.losses.as_ref().is_some_and(|losses| !losses.is_empty())
     }
 
     /// What was read of the block whose first path is `first`, with all that follows it on the stack already; `None` if it
@@ -324,7 +347,7 @@ impl TreeCursor {
             let top = self.tree.head.top.expect("a block of it was read");
             EntryPath::parse(bytes).map_err(|why| self.tree.source.malformed(&top, why))
         };
-        let next = self.stack.iter().rev().find_map(|children| children.last());
+        let next = self.stack.iter().rev().find_map(|node| node.children.get(node.next));
         let from = parse(first.unwrap_or_default())?;
         let to = next.map(|child| parse(&child.first)).transpose()?;
         self.losses.get_or_insert_default().push(Loss { what: Lost::Range { from, to }, why });
@@ -333,59 +356,52 @@ impl TreeCursor {
 
     /// Moves to the first item whose path is `path` or behind it.
     pub(crate) fn seek(&mut self, path: &EntryPath) -> Result<()> {
-        self.stack.clear();
-        self.leaf = Vec::new().into_iter();
+        // Gone until it is known to be the one: after an error there is no next item.
+        let (sought, leaf) = (self.sought.take(), std::mem::take(&mut self.leaf));
+        self.at = 0;
         self.last = None;
         self.no_directory = None;
-        self.head = None;
-        let Some(mut block) = self.tree.head.top else { return Ok(()) };
-        let mut first: Option<Vec<u8>> = None;
-        let mut leaf = Some(Vec::new());
-        for _ in 0..self.tree.head.height {
-            let read = self.tree.node(&block, first.as_deref());
-            let Some(mut children) = self.or_lost(read, first.as_deref())? else {
-                leaf = None;
-                break;
+        let Some(top) = self.tree.head.top else { return Ok(()) };
+        if let Some((block, first)) = self.descend(top, None, 0, path)? {
+            let is_here = sought == Some(block) && begins(leaf.as_slice()[0].item.path().as_bytes(), first.as_deref());
+            let found = if is_here {
+                Some(leaf)
+            } else {
+                drop(leaf);
+                let read = self.tree.leaf(&block, first.as_deref());
+                self.or_lost(read, first.as_deref())?.map(Vec::into_iter)
             };
-            // The path can only be in the last child that begins at or before it.
-            let behind = children.partition_point(|child| compare_paths(&child.first, path.as_bytes()).is_le());
-            let mut rest = children.split_off(behind.saturating_sub(1));
-            rest.reverse();
-            let child = rest.pop().expect("a node has a child");
-            (block, first) = (child.block, Some(child.first));
-            self.stack.push(rest);
+            if let Some(leaf) = found {
+                self.at = leaf.as_slice().partition_point(|item| item.item.path() < path);
+                self.enter(leaf, Some(block));
+            }
         }
-        if leaf.is_some() {
-            let read = self.tree.leaf(&block, first.as_deref());
-            leaf = self.or_lost(read, first.as_deref())?;
-        }
-        self.leaf = leaf.unwrap_or_default().into_iter();
-        self.advance()?;
-        while self.peek().is_some_and(|next| next < path) {
-            self.advance()?;
-        }
-        Ok(())
+        // What follows on the stack begins behind the path.
+        if self.head().is_none() { self.next_leaf() } else { Ok(()) }
+    }
+
+    /// The next item, but for what its overflow blocks hold.
+    pub(crate) fn head(&self) -> Option<&Item> {
+        self.leaf.as_slice().get(self.at).map(|next| &next.item)
     }
 
     /// The path of the next item.
     pub(crate) fn peek(&self) -> Option<&EntryPath> {
-        self.head.as_ref().map(|head| head.item.path())
-    }
-
-    /// Whether the next item is a put.
-    pub(crate) fn is_at_put(&self) -> bool {
-        self.head.as_ref().is_some_and(|head| matches!(head.item, Item::Put(_)))
+        self.head().map(Item::path)
     }
 
     /// The next item.
     pub(crate) fn next(&mut self) -> Result<Option<Item>> {
-        let Some(head) = self.head.take() else { return Ok(None) };
-        self.advance()?;
-        if self.losses.is_none() || head.overflow.is_empty() {
-            return self.tree.complete(head).map(Some);
+        let Some(next) = self.take() else { return Ok(None) };
+        if self.head().is_none() {
+            self.next_leaf()?;
         }
-        let known = head.item.clone();
-        match self.tree.complete(head) {
+        self.check_beneath(&next.item)?;
+        if self.losses.is_none() || next.overflow.is_empty() {
+            return self.tree.complete(next).map(Some);
+        }
+        let known = next.item.clone();
+        match self.tree.complete(next) {
             Err(why) if why.is_damage() => {
                 let what = Lost::Put(known.path().clone());
                 self.losses.get_or_insert_default().push(Loss { what, why });
@@ -395,84 +411,113 @@ impl TreeCursor {
         }
     }
 
-    fn advance(&mut self) -> Result<()> {
-        loop {
-            if let Some(next) = self.leaf.next() {
-                // Ascending across leaves too: hence an end even for a tree that refers to a block twice.
-                if self.last.as_ref().is_some_and(|last| last >= next.item.path()) {
-                    let top = self.tree.head.top.expect("there are items");
-                    return Err(self.tree.source.malformed(&top, wrong("order of paths")));
-                }
-                self.check_beneath(&next.item)?;
-                self.last = Some(next.item.path().clone());
-                self.head = Some(next);
-                return Ok(());
-            }
-            if !self.next_leaf()? {
-                self.head = None;
-                return Ok(());
-            }
+    fn take(&mut self) -> Option<LeafItem> {
+        if self.sought.is_none() {
+            return self.leaf.next();
         }
+        let next = self.leaf.as_slice().get(self.at)?.clone();
+        self.at += 1;
+        Some(next)
     }
 
     /// No put of a tree lies below a put of what is no directory. Found here for all that lies behind where the cursor
-    /// was last put; `Merge` knows of what is above that.
-    fn check_beneath(&mut self, item: &Item) -> Result<()> {
-        if self.no_directory.as_ref().is_some_and(|head| !item.path().is_below(head)) {
-            self.no_directory = None;
+    /// was last put; `Merge` knows of what is above that. `before`: the item in front of the next one.
+    fn check_beneath(&mut self, before: &Item) -> Result<()> {
+        let Some(LeafItem { item: next, .. }) = self.leaf.as_slice().get(self.at) else { return Ok(()) };
+        if !self.no_directory.as_ref().is_some_and(|head| next.path().is_below(head)) {
+            let is_head = before.puts_no_directory() && next.path().is_below(before.path());
+            self.no_directory = is_head.then(|| before.path().clone());
         }
-        let Item::Put(entry) = item else { return Ok(()) };
-        if self.no_directory.is_some() {
-            let top = self.tree.head.top.expect("there are items");
-            return Err(self.tree.source.malformed(&top, wrong("entry below what is no directory")));
-        }
-        if entry.entry_type != EntryType::Directory {
-            self.no_directory = Some(entry.path.clone());
+        if self.no_directory.is_some() && matches!(next, Item::Put(_)) {
+            self.leaf = Vec::new().into_iter();
+            self.sought = None;
+            return Err(self.malformed("entry below what is no directory"));
         }
         Ok(())
     }
 
-    /// The first leaf below a child of the topmost node on the stack; `None` if it, or a node before it, is lost.
-    fn descend(&mut self, child: Child) -> Result<Option<Vec<LeafItem>>> {
-        let Child { mut first, mut block } = child;
-        for _ in self.stack.len()..usize::from(self.tree.head.height) {
-            let read = self.tree.node(&block, Some(&first));
-            let Some(mut children) = self.or_lost(read, Some(&first))? else { return Ok(None) };
-            children.reverse();
-            Child { first, block } = children.pop().expect("a node has a child");
-            self.stack.push(children);
+    /// Goes down to the leaf where `path` is, if it is anywhere below `block`; answers where that is, and its first path.
+    /// `None` if a node on the way is lost.
+    ///
+    /// - `level`: how many nodes are above `block`, all of them on the stack;
+    /// - `first`: as of a leaf.
+    fn descend(
+        &mut self,
+        mut block: BlockRef,
+        mut first: Option<Vec<u8>>,
+        level: usize,
+        path: &EntryPath,
+    ) -> Result<Option<(BlockRef, Option<Vec<u8>>)>> {
+        for level in level..usize::from(self.tree.head.height) {
+            // That it begins with what is said of it must hold for each that says so.
+            let is_here = |node: &Node| node.block == block && begins(&node.children[0].first, first.as_deref());
+            if !self.stack.get(level).is_some_and(is_here) {
+                self.stack.truncate(level);
+                let read = self.tree.node(&block, first.as_deref());
+                let Some(children) = self.or_lost(read, first.as_deref())? else { return Ok(None) };
+                self.stack.push(Node { block, children, next: 0 });
+            }
+            let Node { children, next, .. } = &mut self.stack[level];
+            // The path can only be in the last child that begins at or before it.
+            *next = children.partition_point(|child| compare_paths(&child.first, path.as_bytes()).is_le()).max(1);
+            let child = &children[*next - 1];
+            (block, first) = (child.block, Some(child.first.clone()));
         }
-        let read = self.tree.leaf(&block, Some(&first));
-        self.or_lost(read, Some(&first))
+        Ok(Some((block, first)))
     }
 
-    /// Loads the leaf behind the current one; false at the end.
-    fn next_leaf(&mut self) -> Result<bool> {
-        while let Some(children) = self.stack.last_mut() {
-            let Some(child) = children.pop() else {
+    /// Loads the leaf behind the current one; there is no next item if there is none.
+    fn next_leaf(&mut self) -> Result<()> {
+        while let Some(node) = self.stack.last_mut() {
+            let Some(Child { first, block }) = node.children.get(node.next).cloned() else {
                 self.stack.pop();
                 continue;
             };
-            if let Some(leaf) = self.descend(child)? {
-                self.leaf = leaf.into_iter();
-                return Ok(true);
+            node.next += 1;
+            let to_the_first = EntryPath::default();
+            let Some((block, first)) = self.descend(block, Some(first), self.stack.len(), &to_the_first)? else {
+                continue;
+            };
+            let read = self.tree.leaf(&block, first.as_deref());
+            let Some(leaf) = self.or_lost(read, first.as_deref())? else { continue };
+            // Ascending across leaves too: hence an end even for a tree that refers to a block twice.
+            if self.last.as_ref().is_some_and(|last| last >= leaf[0].item.path()) {
+                return Err(self.malformed("order of paths"));
             }
+            self.at = 0;
+            self.enter(leaf.into_iter(), None);
+            return Ok(());
         }
-        Ok(false)
+        Ok(())
+    }
+
+    /// Makes a leaf the current one.
+    fn enter(&mut self, leaf: std::vec::IntoIter<LeafItem>, sought: Option<BlockRef>) {
+        self.last = leaf.as_slice().last().map(|last| last.item.path().clone());
+        self.leaf = leaf;
+        self.sought = sought;
+    }
+
+    fn malformed(&self, field: &'static str) -> Error {
+        let top = self.tree.head.top.expect("there are items");
+        self.tree.source.malformed(&top, wrong(field))
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::format::entry::{Entry, EntryType, Extent, Owner, SegmentIndex};
     use crate::primitives::fs::Timestamp;
 
-    /// Blocks kept in memory, unsealed.
+    /// Blocks kept in memory, unsealed, and how many were asked for.
     #[derive(Default)]
-    pub(crate) struct Blocks(Mutex<Vec<(RecordKind, Vec<u8>)>>);
+    pub(crate) struct Blocks(Mutex<Vec<(RecordKind, Vec<u8>)>>, AtomicUsize);
 
     impl BlockSink for Arc<Blocks> {
         fn put(&mut self, kind: RecordKind, plain: &[u8]) -> Result<BlockRef> {
@@ -485,6 +530,7 @@ pub(crate) mod tests {
 
     impl BlockSource for Blocks {
         fn get(&self, _: &SegmentSalt, kind: RecordKind, block: &BlockRef) -> Result<Vec<u8>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
             let blocks = self.0.lock().unwrap();
             let (stored, plain) = &blocks[usize::try_from(block.number).unwrap()];
             assert_eq!(*stored, kind);
@@ -500,6 +546,11 @@ pub(crate) mod tests {
         pub(crate) fn of_kind(&self, kind: RecordKind) -> Vec<usize> {
             let blocks = self.0.lock().unwrap();
             (0..blocks.len()).filter(|&number| blocks[number].0 == kind).collect()
+        }
+
+        /// How many blocks were read since this was asked last.
+        pub(crate) fn take_reads(&self) -> usize {
+            self.1.swap(0, Ordering::Relaxed)
         }
 
         /// From now on there is nothing to be read in this block.
@@ -594,6 +645,120 @@ pub(crate) mod tests {
                 assert_eq!(cursor.next().unwrap().as_ref(), Some(&items[from]));
                 assert_eq!(cursor.peek(), items.get(from + 1).map(Item::path));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_seeks_finds_what_a_map_has_from_there_on(
+            names in proptest::collection::btree_set("[a-c]{1,4}", 1..60),
+            per_leaf in 1_usize..8,
+            steps in proptest::collection::vec(("[a-c]{1,4}", 0_usize..12), 1..40),
+        ) {
+            let item = |name: &String| Item::Put(Box::new(entry(name, EntryType::Directory, 1)));
+            let items: Vec<Item> = names.iter().map(item).collect();
+            let map: BTreeMap<EntryPath, Item> = items.iter().map(|item| (item.path().clone(), item.clone())).collect();
+            let blocks = Arc::new(Blocks::default());
+            let tree = build_of_small_blocks(&blocks, &items, per_leaf);
+            let mut cursor = TreeCursor::new(tree.clone()).unwrap();
+            for (name, count) in steps {
+                let path = EntryPath::parse(name.as_bytes()).unwrap();
+                blocks.take_reads();
+                cursor.seek(&path).unwrap();
+                // One leaf more if what is behind the path begins there, and a node on the way to it.
+                prop_assert!(blocks.take_reads() <= 2 * usize::from(tree.head().height) + 2);
+                let mut expected = map.range(path..).map(|(_, item)| item);
+                for _ in 0..count {
+                    prop_assert_eq!(cursor.peek(), expected.clone().next().map(Item::path));
+                    let next = cursor.next().unwrap();
+                    prop_assert_eq!(next.as_ref(), expected.next());
+                }
+            }
+        }
+    }
+
+    fn numbered(count: u64) -> Vec<Item> {
+        (0..count).map(|n| Item::Put(Box::new(entry(&format!("{n:03}"), EntryType::File, n)))).collect()
+    }
+
+    #[test]
+    fn a_path_costs_a_block_a_level_and_one_near_it_none() {
+        let items = numbered(100);
+        let blocks = Arc::new(Blocks::default());
+        let tree = build_of_small_blocks(&blocks, &items, 5);
+        let levels = usize::from(tree.head().height) + 1;
+        assert!(levels >= 4);
+        blocks.take_reads();
+        let mut cursor = TreeCursor::new(tree).unwrap();
+        assert_eq!(blocks.take_reads(), levels);
+        // From one end to the other and back.
+        for n in (0..50).flat_map(|n| [n, 99 - n]) {
+            cursor.seek(items[n].path()).unwrap();
+            assert!(blocks.take_reads() <= levels);
+            let others = n / 5 * 5..n / 5 * 5 + 5;
+            for other in others.clone().chain(others.rev()) {
+                cursor.seek(items[other].path()).unwrap();
+                assert_eq!(cursor.peek(), Some(items[other].path()));
+                if other % 5 < 4 {
+                    assert_eq!(cursor.next().unwrap().as_ref(), Some(&items[other]), "a copy: it can be found again");
+                }
+            }
+            assert_eq!(blocks.take_reads(), 0);
+        }
+    }
+
+    #[test]
+    fn a_leaf_that_is_lost_is_told_whenever_it_is_needed_and_only_then() {
+        let items = numbered(20);
+        for lost in 0..4_usize {
+            let blocks = Arc::new(Blocks::default());
+            let tree = build_of_small_blocks(&blocks, &items, 5);
+            let (mut strict, mut tolerant) =
+                (TreeCursor::new(tree.clone()).unwrap(), TreeCursor::tolerant(tree).unwrap());
+            // The first is in memory already.
+            if lost == 0 {
+                strict.seek(items[19].path()).unwrap();
+                tolerant.seek(items[19].path()).unwrap();
+            }
+            blocks.lose(blocks.of_kind(RecordKind::IndexLeaf)[lost]);
+            for n in (0..20).rev().chain(0..20).chain([7, 12, 7, 2, 2, 17, 17]) {
+                let is_lost = n / 5 == lost;
+                assert_eq!(strict.seek(items[n].path()).is_err(), is_lost, "{n} of {lost}");
+                assert_eq!(strict.peek(), (!is_lost).then(|| items[n].path()), "after an error there is nothing");
+                tolerant.seek(items[n].path()).unwrap();
+                assert_eq!(tolerant.take_losses().len(), usize::from(is_lost));
+                let found = if is_lost { lost * 5 + 5 } else { n };
+                assert_eq!(tolerant.peek(), items.get(found).map(Item::path));
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_that_two_children_name_is_refused_though_it_was_read_as_the_first() {
+        let blocks = Arc::new(Blocks::default());
+        let mut sink = blocks.clone();
+        let mut leaf = LeafBuilder::default();
+        numbered(3).iter().for_each(|item| leaf.push(item, Vec::new()));
+        let mut below = sink.put(RecordKind::IndexLeaf, &leaf.finish().0).unwrap();
+        for height in 1..3 {
+            let child = |first: &str| Child { first: first.into(), block: below };
+            let mut node = Vec::new();
+            encode_onto(&vec![child("000"), child("002")], &mut node);
+            below = sink.put(RecordKind::IndexNode, &node).unwrap();
+            let head = TreeHead { height, top: Some(below), ..TreeHead::default() };
+            let head = sink.put(RecordKind::TreeHead, &head.encode()).unwrap();
+            let tree = Arc::new(Tree::open(blocks.clone(), salt(), &head).unwrap());
+            let mut cursor = TreeCursor::new(tree).unwrap();
+            let path = |name: &str| EntryPath::parse(name.as_bytes()).unwrap();
+            cursor.seek(&path("001")).unwrap();
+            for name in ["002", "003"] {
+                assert!(cursor.seek(&path(name)).is_err());
+                assert!(cursor.peek().is_none() && cursor.next().unwrap().is_none());
+                cursor.seek(&path("001")).unwrap();
+                assert_eq!(cursor.next().unwrap().as_ref(), Some(&numbered(3)[1]));
+            }
+            assert!(cursor.next().is_err(), "nor is there a way on");
+            assert!(cursor.next().unwrap().is_none());
         }
     }
 
