@@ -9,8 +9,8 @@
 //! the tree to one path; `look_up` is the way of `list` and `extract`, which ask for all directories above it, too. `merge`
 //! without a delta is what a listing adds to `decode`.
 //!
-//! The second half has a vault on the disk and in the page cache, by the public interface: listing one file, a hundred from
-//! all over, one directory, all. An opened vault keeps keys and no state, so each of them reads root, commit and head of
+//! The second half has a vault on the disk and in the page cache, by the public interface: listing one file, a thousand
+//! from all over, one directory, all. An opened vault keeps keys and no state, so each of them reads root, commit and head of
 //! the tree first; `vault_list_first` is little else. `vault_open` derives the key with the least parameters that a new
 //! vault may have, 19 MiB and 2 passes, and that is nearly all of it. The content of these entries is nowhere: nothing here
 //! would read it.
@@ -139,7 +139,7 @@ struct Stored {
     vault: Vault,
     /// A directory in the midst, and what is in it: files alone.
     directory: Vec<PathBuf>,
-    /// A hundred files from everywhere.
+    /// A thousand files from everywhere.
     scattered: Vec<PathBuf>,
     _place: TempDir,
 }
@@ -160,7 +160,7 @@ impl Stored {
         internals::commit_entries(&vault, entries(&names, 1)).expect("there is room");
         internals::commit_entries(&vault, changes(&names)).expect("there is room");
         let files = names.iter().filter(|name| !name.is_directory);
-        let scattered = files.step_by(MILLION / 120).take(100).map(|name| (&name.path).into()).collect();
+        let scattered = files.step_by(MILLION / 1200).take(1000).map(|name| (&name.path).into()).collect();
         let directory = plain_directory(&names[MILLION / 2..]).iter().map(|name| (&name.path).into()).collect();
         Self { vault, directory, scattered, _place: place }
     }
