@@ -55,11 +55,10 @@ class Scratch:
         self.can_mount = os.geteuid() == 0 and shutil.which("mkfs.ext4") is not None
 
     def fresh(self, name, many):
-        """An empty directory that held nothing before."""
-        out = self.work / name
-        out.mkdir()
+        """An empty directory that held nothing before, below one whose name begins like this."""
+        out = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".out", dir=self.work))
         if many and self.can_mount:
-            image = self.work / f"{name}.ext4"
+            image = out.with_suffix(".ext4")
             with open(image, "wb") as file:
                 file.truncate(self.image_bytes)
             subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", "-i", "8192", "-E", "lazy_itable_init=0,lazy_journal_init=0",
@@ -155,7 +154,7 @@ class Comparison:
 
     def restore(self, tool, archive, is_last):
         """One tool's way back."""
-        out = self.scratch.fresh(f"{archive.name}.out", self.many)
+        out = self.scratch.fresh("restored", self.many)
         warm(next(iter(sorted(archive.parent.glob(f"{archive.name}*")))))
         try:
             self.measure(tool.name, "restore", tool.restore(archive, self.tree.parent), cwd=out)
@@ -214,7 +213,7 @@ def main():
         wanted = set(options.tools.split(",")) | {"flint-pipe"} if options.tools else {tool.name for tool in everyone}
         tools = [tool for tool in everyone if tool.name in wanted and not tool.missing()]
         absent = {tool.name: f"{', '.join(tool.missing())} not installed" for tool in everyone if tool.missing()}
-        found = []
+        found, versions = [], {tool.name: tool.version() for tool in tools}
         for corpus in options.only.split(","):
             tree = corpora.find(corpus, options.corpora, options.kernel)
             comparison = Comparison(options, work, corpus, tree)
@@ -227,9 +226,9 @@ def main():
                 comparison.scratch.give_back()
             found.append(comparison)
             print(report.table(comparison), flush=True)
-        versions = {tool.name: tool.version() for tool in tools}
-        if options.json:
-            options.json.write_text(json.dumps(report.as_json(found, versions), indent=1) + "\n", encoding="utf-8")
+            # After each, so that nothing is lost of what was measured.
+            if options.json:
+                options.json.write_text(json.dumps(report.as_json(found, versions), indent=1) + "\n", encoding="utf-8")
         print("\n".join(f"{name}: {version}" for name, version in versions.items()))
 
 

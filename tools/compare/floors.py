@@ -63,7 +63,7 @@ def restoring(comparison, archive):
     yield "decrypt + decompress alone / cores", opened / CORES
     yield "read + decrypt + decompress alone / cores", (opened + alone["read"]) / CORES
     if comparison.many:
-        out = comparison.scratch.fresh(f"{comparison.corpus}-bare-tree.out", True) / "tree"
+        out = comparison.scratch.fresh("bare", True) / "tree"
         tree = _bare(comparison, "tree", comparison.tree, out, "--threads", CORES)
         comparison.scratch.give_back()
         yield "create the tree", tree["tree"]
