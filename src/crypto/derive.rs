@@ -11,7 +11,7 @@
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use hkdf::Hkdf;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPoolBuilder;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -156,18 +156,28 @@ fn argon2id(password: &[u8], salt: &[u8], params: &KdfParams) -> Result<Stretche
     blocks.resize(count, Block::new());
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, inner);
     let threads = available_cores().get().min(usize::try_from(params.lanes).unwrap_or(1));
-    lane_threads(threads)?.install(|| {
+    on_lane_threads(threads, || {
         Key::try_fill(|key| argon2.hash_password_into_with_memory(password, salt, key, blocks.as_mut_slice()))
             .map_err(|_| KdfRefusal("parameters out of range"))
-    })
+    })?
 }
 
-/// Threads of our own for the lanes, gone when the derivation is: the crate takes those of whoever calls it, and would else
-/// start some for the whole process, for ever.
-fn lane_threads(threads: usize) -> Result<ThreadPool, KdfRefusal> {
-    let start = |threads| ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("kdf-{n}")).build();
-    // Where so many cannot be started, one will do.
-    start(threads).or_else(|_| start(1)).map_err(|_| KdfRefusal("the system does not start a thread"))
+/// Derives on threads of our own, told to end when that is done: the crate takes those of whoever calls it, and would else start
+/// some for the whole process, for ever. Where the system starts none, this thread does all.
+fn on_lane_threads<T: Send>(threads: usize, derive: impl FnOnce() -> T + Send) -> Result<T, KdfRefusal> {
+    if rayon::current_thread_index().is_some() {
+        // One of a pool: a caller's, or since it came by the last line here before.
+        return Ok(derive());
+    }
+    if let Ok(pool) = ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("kdf-{n}")).build() {
+        return Ok(pool.install(derive));
+    }
+    let alone = ThreadPoolBuilder::new().num_threads(1).use_current_thread().build();
+    let alone = alone.map_err(|_| KdfRefusal("the system does not start a thread"))?;
+    let derived = alone.install(derive);
+    // This thread belongs to it from now on.
+    std::mem::forget(alone);
+    Ok(derived)
 }
 
 /// What a slot's stretched password is good for.

@@ -33,6 +33,9 @@ const LEAST_ENTRY_WINDOW: u64 = 16_384;
 /// What the budget is held to where no ceiling is given and the cores do not need more.
 const AUTO_BUDGET: u64 = 128 * MIB;
 
+/// So many blocks keep any disk busy: 68 MiB.
+const MOST_STAGING_BLOCKS: usize = 17;
+
 /// What the pipeline works with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -231,7 +234,7 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level, device: Device) ->
     let is_learnt = read.or(all).is_none();
     let mut plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
     // One is being filled; each worker has written one and is about to write the next.
-    plan.staging_blocks = 2 * plan.write + 1;
+    plan.staging_blocks = (2 * plan.write + 1).min(MOST_STAGING_BLOCKS);
     let chunks = if config.chunk_size.is_some() { Chunks::AskedFor } else { Chunks::Free };
     fit(plan, config.memory, |chunk_size| compress_context(level, chunk_size), chunks)
 }
@@ -297,9 +300,9 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, chunk
     if plan.unreduced.1 <= ceiling {
         return Ok(plan);
     }
-    // Where memory is short nobody is let in beside those that are planned, and the system has to do with its cache.
+    // Where memory is short nobody is let in beside those that are planned, and records are gathered in what is left, if at all.
     plan.read_most = plan.read;
-    plan.staging_blocks = 0;
+    let asked_blocks = std::mem::take(&mut plan.staging_blocks);
 
     let asked = plan.clone();
     let least = |chunk_size: u32, permits: u64| {
@@ -334,6 +337,10 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, chunk
         let enough = (plan.third as u64 + 1).max(2) * plan.permit();
         if without + enough <= ceiling {
             plan.budget = wanted(&plan).min(ceiling - without);
+            let staged = Plan { staging_blocks: asked_blocks, ..plan.clone() };
+            if peak(&staged) <= ceiling {
+                plan = staged;
+            }
             let counts = plan.counts();
             for ((reason, count), without) in plan.reasons.iter_mut().zip(counts).zip(plan.unreduced.0) {
                 if count < without {

@@ -124,10 +124,11 @@ impl SegmentWriter {
 
     /// Gathers records in so many blocks, if the storage asks for such writes; then nothing is in the file for certain
     /// before [`Self::sync`].
-    pub(crate) fn staged(self, blocks: usize) -> Result<Self> {
+    pub(crate) fn staged(self, blocks: usize) -> Self {
         let block_len = self.storage.preferred_write_len().filter(|_| blocks > 0);
-        let staging = block_len.map(|len| Staging::new(blocks, len.min(DIRECT_LEN))).transpose()?;
-        Ok(Self { staging, ..self })
+        // Where there is no memory for it, records are written one by one.
+        let staging = block_len.and_then(|len| Staging::new(blocks, len.min(DIRECT_LEN)).ok());
+        Self { staging, ..self }
     }
 
     /// The segment's id, for record headers.
@@ -221,7 +222,8 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Makes all records durable whose writing has returned.
+    /// Makes all records durable. For when no other thread writes any more: a record may lie in a block that another thread has
+    /// filled and is just writing.
     ///
     /// # Errors
     /// Of writing, or of the sync; `sync` says what to make of the second.

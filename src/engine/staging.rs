@@ -18,9 +18,7 @@
 //!
 //! Blocks hold ciphertext only.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use crossbeam::channel::{Receiver, Sender, bounded};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, FileOp, Result};
 use crate::format::record::RECORD_ALIGNMENT;
@@ -34,8 +32,9 @@ pub(crate) type Put<'p> = &'p dyn Fn(&[u8], u64) -> Result<()>;
 pub(crate) struct Staging {
     /// Held while a place is taken and a record is copied; never while a block is written, unless there is no spare one.
     turn: Mutex<Filling>,
-    spare: Receiver<PooledBuf>,
-    give_back: Sender<PooledBuf>,
+    /// Blocks that nobody fills or writes. The last one given back is the first one taken, so what is not needed is not touched.
+    spare: Mutex<Vec<PooledBuf>>,
+    given_back: Condvar,
 }
 
 /// The block being filled.
@@ -57,14 +56,11 @@ impl Staging {
     /// - `blocks`: how many there are; at least 1.
     /// - `block_len`: how long each is, in bytes; a multiple of 4 KiB.
     pub(crate) fn new(blocks: usize, block_len: usize) -> Result<Self> {
-        let pool = BufferPool::new(block_len);
-        let (give_back, spare) = bounded(blocks);
-        for _ in 0..blocks {
-            // Memory that nobody touches is none.
-            let buf = pool.take().map_err(|error| Error::io(FileOp::Allocate, "a buffer", error))?;
-            give_back.send(buf).expect("there is room for all, and the receiver is here");
-        }
-        Ok(Self { turn: Mutex::default(), spare, give_back })
+        let pool = BufferPool::new(block_len.next_multiple_of(DIRECT_BLOCK).max(DIRECT_BLOCK));
+        // Memory that nobody touches is none.
+        let spare: std::io::Result<_> = (0..blocks.max(1)).map(|_| pool.take()).collect();
+        let spare = spare.map_err(|error| Error::io(FileOp::Allocate, "a buffer", error))?;
+        Ok(Self { turn: Mutex::default(), spare: Mutex::new(spare), given_back: Condvar::new() })
     }
 
     /// Takes a place for `record` and copies it to where that will be; blocks that are full by then are written.
@@ -114,13 +110,23 @@ impl Staging {
 
     /// A block to fill: a spare one, or one that was filled just now and is written for it.
     fn spare_block(&self, full: &mut Vec<Lent<'_>>, put: Put<'_>) -> Result<PooledBuf> {
-        if let Ok(buf) = self.spare.try_recv() {
+        if let Some(buf) = self.spare().pop() {
             return Ok(buf);
         }
         if let Some(lent) = full.pop() {
             lent.write(put)?;
         }
-        Ok(self.spare.recv().expect("the sender is here"))
+        let mut spare = self.spare();
+        loop {
+            match spare.pop() {
+                Some(buf) => return Ok(buf),
+                None => spare = self.given_back.wait(spare).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<PooledBuf>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lent(&self, block: Block) -> Lent<'_> {
@@ -146,8 +152,10 @@ impl Block {
         let len = self.buf.capacity();
         let start = usize::try_from(offset - self.at).unwrap_or(len).min(len);
         let end = len.min(start + bytes.len());
-        self.buf.whole_mut()[self.to..start].fill(0);
-        self.buf.whole_mut()[start..end].copy_from_slice(&bytes[..end - start]);
+        self.buf.set_len(end);
+        let (padding, record) = self.buf.as_mut_slice()[self.to..].split_at_mut(start - self.to);
+        padding.fill(0);
+        record.copy_from_slice(&bytes[..end - start]);
         self.to = end;
         end - start
     }
@@ -184,8 +192,8 @@ impl Lent<'_> {
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
-            // There is room for all.
-            let _ = self.staging.give_back.try_send(block.buf);
+            self.staging.spare().push(block.buf);
+            self.staging.given_back.notify_one();
         }
     }
 }
@@ -292,7 +300,7 @@ mod tests {
             let start = usize::try_from(at).unwrap();
             assert!(disk[start..start + record.len()] == record[..], "at {at}");
         }
-        assert_eq!(staging.spare.len(), 3, "every block is back");
+        assert_eq!(staging.spare().len(), 3, "every block is back");
     }
 
     #[test]
@@ -306,6 +314,6 @@ mod tests {
         staging.write(&[1; 100], || Ok(1 << 20), &full).unwrap();
         staging.forget();
         staging.flush(&full).unwrap();
-        assert_eq!(staging.spare.len(), 2);
+        assert_eq!(staging.spare().len(), 2);
     }
 }

@@ -41,9 +41,14 @@ impl Direct {
         }
         // By this name it is the same file, whatever name it has, or none. Locks are the other description's.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-        Some(Self { file, refused: AtomicBool::new(false) })
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let again = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+        // What is mounted there need not be the system's: nothing else is ever written to.
+        let id = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        if id(rustix::fs::fstat(&again).ok()?) != id(rustix::fs::fstat(file).ok()?) {
+            return None;
+        }
+        Some(Self { file: again, refused: AtomicBool::new(false) })
     }
 
     /// Writes at most `buf.len()` bytes and says how many; `None` if this is not for this way: too little, not whole

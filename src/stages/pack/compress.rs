@@ -49,6 +49,8 @@ pub(crate) struct Compress {
     context: CCtx<'static>,
     /// For pieces of a chunk, at level 1; made when the first one is looked at.
     probe: Option<CCtx<'static>>,
+    /// The beginnings of the stretches of a chunk, in a table of which each place is taken by the last that belongs there.
+    beginnings: Vec<u64>,
     effort: Effort,
     pool: BufferPool,
 }
@@ -74,7 +76,7 @@ impl Compress {
         }
         // The record has its own length fields and its own authentication.
         set(&mut context, CParameter::ChecksumFlag(false))?;
-        Ok(Self { context, probe: None, effort, pool })
+        Ok(Self { context, probe: None, beginnings: Vec::new(), effort, pool })
     }
 
     /// - `one_file`: the chunk is of one file. What is of many is not like its pieces.
@@ -130,7 +132,24 @@ impl Compress {
                 return Ok(false);
             }
         }
-        Ok(true)
+        Ok(!self.repeats(plain))
+    }
+
+    /// Whether two stretches of a chunk begin alike: copies of what looks like noise, as in archives and images of disks, where
+    /// all begins at multiples of this length; or stretches of zeros.
+    fn repeats(&mut self, plain: &[u8]) -> bool {
+        const STRETCH: usize = 512;
+        let places = (plain.len() / STRETCH * 2).next_power_of_two();
+        self.beginnings.clear();
+        self.beginnings.resize(places, 0);
+        let mut beginnings = plain.chunks_exact(STRETCH).filter_map(|stretch| stretch.first_chunk().copied());
+        beginnings.any(|beginning| {
+            let word = u64::from_le_bytes(beginning);
+            // Fibonacci hashing: the upper bits of the product are the place.
+            let hash = word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - places.trailing_zeros().max(1));
+            let place = usize::try_from(hash).unwrap_or(0) & (places - 1);
+            std::mem::replace(&mut self.beginnings[place], word) == word
+        })
     }
 
     /// A level by how much a sample shrinks at level 1: none for what does not, more work where it pays.
@@ -173,7 +192,7 @@ impl Stage for Compress {
     fn process(&mut self, chunk: PlainChunk, emit: &mut dyn FnMut(PackedChunk) -> Result<()>) -> Result<()> {
         let PlainChunk { number, buf, parts } = chunk;
         let plain_len = u32::try_from(buf.len()).expect("chunks are at most 16 MiB");
-        let (codec, buf) = if buf.is_empty() { (Codec::Store, buf) } else { self.compress(buf, parts.len() == 1)? };
+        let (codec, buf) = if buf.is_empty() { (Codec::Store, buf) } else { self.compress(buf, parts.len() < 2)? };
         emit(PackedChunk { number, codec, plain_len, buf, parts })
     }
 }
@@ -207,6 +226,7 @@ fn out_of_memory() -> Error {
 mod tests {
     use super::*;
 
+    /// The chunk is of one file.
     fn run(effort: Effort, plain: &[u8]) -> (Codec, Vec<u8>) {
         let pool = BufferPool::new(1 << 20);
         let mut compress = Compress::new(effort, pool.clone()).unwrap();
@@ -264,6 +284,30 @@ mod tests {
                 assert_eq!(run(effort, &plain), (Codec::Store, plain.clone()), "{effort:?} {len}");
             }
         }
+    }
+
+    #[test]
+    fn what_looks_like_noise_and_repeats_is_compressed_all_the_same() {
+        let once = noise(256 << 10);
+        let copies = once.repeat(4);
+        let (codec, packed) = run(Effort::Level(3), &copies);
+        assert!(codec == Codec::Zstd && packed.len() < copies.len() / 2);
+        // Noise where it is looked for, zeros elsewhere.
+        let mut zeros = vec![0; 1 << 20];
+        let stride = (zeros.len() - PROBE_PIECE_LEN) / (PROBE_PIECES - 1);
+        for number in 0..PROBE_PIECES {
+            zeros[number * stride..][..PROBE_PIECE_LEN]
+                .copy_from_slice(&once[number * PROBE_PIECE_LEN..][..PROBE_PIECE_LEN]);
+        }
+        let (codec, packed) = run(Effort::Level(3), &zeros);
+        assert!(codec == Codec::Zstd && packed.len() < zeros.len() / 4);
+    }
+
+    #[test]
+    fn text_in_a_corner_of_noise_is_found() {
+        let mut plain = noise(1 << 20);
+        plain[700_000..735_000].fill(b'a');
+        assert_eq!(run(Effort::Level(3), &plain).0, Codec::Zstd);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! records piece by piece, from any worker, in any order.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 
 use rustix::fs::{FallocateFlags, OFlags};
@@ -70,6 +70,7 @@ struct Target {
 /// A second descriptor, which counts as one that is kept.
 struct Around {
     direct: Direct,
+    preallocated: AtomicBool,
     destination: Arc<Destination>,
 }
 
@@ -229,6 +230,8 @@ impl FileWriter {
         let Some(target) = self.target(file)? else {
             return Ok(());
         };
+        // Registered by now, and not locked: whoever abandons the run need not wait for it.
+        target.preallocate(file.entry.size, &self.destination)?;
         for &(bytes, offset) in slices {
             target.write_all_at(bytes, offset)?;
             file.reached.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
@@ -323,7 +326,6 @@ impl FileWriter {
             may_have_xattrs,
             complete: false,
         };
-        target.preallocate(entry.size)?;
         Ok(Some((begun, target)))
     }
 
@@ -404,7 +406,10 @@ impl Around {
             return None;
         }
         match Direct::of(file) {
-            Some(direct) => Some(Self { direct, destination: Arc::clone(destination) }),
+            Some(direct) => {
+                let preallocated = AtomicBool::new(false);
+                Some(Self { direct, preallocated, destination: Arc::clone(destination) })
+            }
             None => {
                 destination.unkeep();
                 None
@@ -420,16 +425,25 @@ impl Drop for Around {
 }
 
 impl Target {
-    /// Takes the space that the file will need, so that several can write into it at once around the cache.
-    fn preallocate(&self, size: u64) -> Result<(), RestoreError> {
-        if self.around.is_none() {
+    /// Takes the space that the file will need, once, so that several can write into it side by side around the cache; piece by
+    /// piece, since some file systems take their time, and a vault may claim any size.
+    fn preallocate(&self, size: u64, destination: &Destination) -> Result<(), RestoreError> {
+        const PIECE: u64 = 1 << 30;
+        let Some(around) = &self.around else { return Ok(()) };
+        if around.preallocated.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        match retry(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, size)) {
-            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => Err(RestoreError::io(FileOp::Write, error)),
-            // Without it, writing is slower and nothing else.
-            Err(_) | Ok(()) => Ok(()),
+        let mut offset = 0;
+        while offset < size && !destination.is_abandoned() {
+            let len = PIECE.min(size - offset);
+            match retry(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, len)) {
+                Ok(()) => offset += len,
+                Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(RestoreError::io(FileOp::Write, error)),
+                // Without it, writing is slower and nothing else.
+                Err(_) => break,
+            }
         }
+        Ok(())
     }
 
     /// Writes all of `bytes` at `offset`.
