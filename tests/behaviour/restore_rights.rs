@@ -23,6 +23,30 @@ fn extract_as_nobody(program_copy: &Path, vault: &Path, out: &Path) -> (Option<i
 }
 
 #[test]
+fn a_password_opens_a_vault_where_no_thread_can_be_started() {
+    within(60, || {
+        let (tree, place) = (Tree::new(), Tree::new());
+        tree.file("a", "b");
+        let copy = program_for_all(&place);
+        let vault = vault_at(&place.path("vault"));
+        add(&vault, tree.root(), &["."]);
+        set_mode(&place.path("vault"), 0o644);
+        let mut command = Command::new("prlimit");
+        command.args(["--nproc=0"]).arg(&copy).args(["list", "-v"]).arg(place.path("vault"));
+        command.env("FLINT_PASSWORD", crate::support::PASSWORD).current_dir("/");
+        if is_root() {
+            // To root the limit means nothing.
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let output = command.output().expect("prlimit is a part of util-linux");
+        let said = String::from_utf8_lossy(&output.stderr);
+        // That signals cannot be handled is noted.
+        assert!(output.status.success() && !said.contains("error:"), "{said}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "a\n");
+    });
+}
+
+#[test]
 fn another_user_restores_what_he_may_and_is_told_once_what_he_may_not() {
     within(120, || {
         if !is_root() {

@@ -76,7 +76,7 @@ fn a_source_that_is_not_there_is_named_and_alone_it_is_a_failure() {
     let output = place.run("profile -s dd --time 1s");
     assert_eq!(status(&output), 1, "{}", stderr(&output));
     assert!(stderr(&output).contains("dd") && stderr(&output).contains("hint: there is d\n"), "{}", stderr(&output));
-    let output = place.run("profile -s dd -s d --time 1s");
+    let output = place.run("profile -s dd -s d --time 8s");
     assert_eq!(status(&output), 3, "{}", stderr(&output));
     assert!(stdout(&output).contains("failed        1 error, each named above\n"), "{}", stdout(&output));
 }
