@@ -135,7 +135,7 @@ impl Vault {
         let effort = effort(options.level)?;
         let segment =
             SegmentWriter::new(Arc::clone(&base.storage), &self.path, &self.keys, &run.stop, run.config.lock_timeout)?;
-        let segment = segment.staged(plan.staging_blocks);
+        let segment = segment.staged(plan.staging);
         let mapping = mapping(options.read_mode);
         let trees = base.trees(&base.commit)?;
         let (comparison, places) = self.compare(sources, options, &plan, base, &trees)?;

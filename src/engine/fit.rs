@@ -35,6 +35,8 @@ const AUTO_BUDGET: u64 = 128 * MIB;
 
 /// So many blocks keep any disk busy: 68 MiB.
 const MOST_STAGING_BLOCKS: usize = 17;
+/// Where memory is short, so many blocks, and so short: slower than the others, and faster than the cache.
+const SMALL_STAGING: (usize, usize) = (2, 1 << 20);
 
 /// What the pipeline works with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +56,8 @@ pub(crate) struct Plan {
     /// Bytes of buffers in use at once.
     pub(crate) budget: u64,
     pub(crate) entry_window: u64,
-    /// Blocks in which records are gathered for writing, in packing; 0 for none.
-    pub(crate) staging_blocks: usize,
+    /// Blocks in which records are gathered for writing, in packing, and the length of each; none on the way back.
+    pub(crate) staging: (usize, usize),
     /// Threads of the five stages without a ceiling of memory, and the peak that they would have.
     unreduced: ([usize; 5], u64),
     /// Why each of the five stages has so many.
@@ -79,7 +81,7 @@ impl Plan {
             chunk_size,
             budget: 0,
             entry_window: ENTRY_WINDOW,
-            staging_blocks: 0,
+            staging: (0, 0),
             unreduced: ([0; 5], 0),
             reasons: counts.map(|(_, reason)| reason),
         }
@@ -98,7 +100,8 @@ impl Plan {
     /// The peak of memory that follows from this plan.
     pub(crate) fn peak(&self, context: u64) -> u64 {
         let workers = (self.scan + self.read_most + self.third + self.fourth + self.write + 2) as u64;
-        let staging = (self.staging_blocks * (DIRECT_LEN + HEAD_ROOM + TAIL_ROOM)) as u64;
+        let (blocks, block_len) = self.staging;
+        let staging = (blocks * (block_len + HEAD_ROOM + TAIL_ROOM)) as u64;
         BASE + self.budget + staging + workers * WORKER + self.third as u64 * context + self.entry_window * ENTRY
     }
 
@@ -234,7 +237,7 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level, device: Device) ->
     let is_learnt = read.or(all).is_none();
     let mut plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
     // One is being filled; each worker has written one and is about to write the next.
-    plan.staging_blocks = (2 * plan.write + 1).min(MOST_STAGING_BLOCKS);
+    plan.staging = ((2 * plan.write + 1).min(MOST_STAGING_BLOCKS), DIRECT_LEN);
     let chunks = if config.chunk_size.is_some() { Chunks::AskedFor } else { Chunks::Free };
     fit(plan, config.memory, |chunk_size| compress_context(level, chunk_size), chunks)
 }
@@ -300,14 +303,17 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, chunk
     if plan.unreduced.1 <= ceiling {
         return Ok(plan);
     }
-    // Where memory is short nobody is let in beside those that are planned, and records are gathered in what is left, if at all.
+    // Where memory is short nobody is let in beside those that are planned.
     plan.read_most = plan.read;
-    let asked_blocks = std::mem::take(&mut plan.staging_blocks);
 
     let asked = plan.clone();
+    if plan.staging.0 > 0 {
+        plan.staging = SMALL_STAGING;
+    }
+    let small = plan.clone();
     let least = |chunk_size: u32, permits: u64| {
         let one_each =
-            Plan { scan: 1, read: 1, read_most: 1, third: 1, fourth: 1, write: asked.write.min(1), ..asked.clone() };
+            Plan { scan: 1, read: 1, read_most: 1, third: 1, fourth: 1, write: asked.write.min(1), ..small.clone() };
         let one_each = Plan { chunk_size, entry_window: LEAST_ENTRY_WINDOW, ..one_each };
         Plan { budget: permits * one_each.permit(), ..one_each }
     };
@@ -337,7 +343,7 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, chunk
         let enough = (plan.third as u64 + 1).max(2) * plan.permit();
         if without + enough <= ceiling {
             plan.budget = wanted(&plan).min(ceiling - without);
-            let staged = Plan { staging_blocks: asked_blocks, ..plan.clone() };
+            let staged = Plan { staging: asked.staging, ..plan.clone() };
             if peak(&staged) <= ceiling {
                 plan = staged;
             }

@@ -23,7 +23,6 @@ use crate::format::record::{
     RECORD_ALIGNMENT, RecordKind, SEGMENT_HEADER_LEN, Salt, SegmentHeader, SegmentId, VaultId, align_up, seal_meta,
 };
 use crate::format::tree::BlockSink;
-use crate::primitives::direct::DIRECT_LEN;
 use crate::primitives::storage::{Lock, LockMode, Storage};
 
 /// The first extent of a run; each one after is twice as long, up to [`MAX_EXTENT_LEN`].
@@ -122,12 +121,12 @@ impl SegmentWriter {
         })
     }
 
-    /// Gathers records in so many blocks, if the storage asks for such writes; then nothing is in the file for certain
+    /// Gathers records in so many blocks of such a length, if the storage asks for such writes; then nothing is in the file for certain
     /// before [`Self::sync`].
-    pub(crate) fn staged(self, blocks: usize) -> Self {
-        let block_len = self.storage.preferred_write_len().filter(|_| blocks > 0);
+    pub(crate) fn staged(self, (blocks, block_len): (usize, usize)) -> Self {
+        let preferred = self.storage.preferred_write_len().filter(|_| blocks > 0);
         // Where there is no memory for it, records are written one by one.
-        let staging = block_len.and_then(|len| Staging::new(blocks, len.min(DIRECT_LEN)).ok());
+        let staging = preferred.and_then(|len| Staging::new(blocks, len.min(block_len)).ok());
         Self { staging, ..self }
     }
 
