@@ -103,7 +103,6 @@ pub(crate) unsafe fn copy_own_memory(src: *const u8, dst: &mut [u8]) -> io::Resu
 }
 
 /// A secret of a type that does not wipe itself: on the heap, so that a move leaves no copy behind, and wiped when dropped.
-#[cfg_attr(not(feature = "ring"), expect(dead_code, reason = "it is ring's keys that do not wipe themselves"))]
 pub(crate) struct Wiped<T>(Box<MaybeUninit<T>>);
 
 #[cfg_attr(not(feature = "ring"), expect(dead_code, reason = "it is ring's keys that do not wipe themselves"))]
