@@ -42,7 +42,7 @@ fn a_password_opens_a_vault_where_no_thread_can_be_started() {
         let said = String::from_utf8_lossy(&output.stderr);
         // That signals cannot be handled is noted.
         assert!(output.status.success() && !said.contains("error:"), "{said}");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "a\n");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), ".\na\n");
     });
 }
 
