@@ -306,14 +306,14 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, chunk
     // Where memory is short nobody is let in beside those that are planned.
     plan.read_most = plan.read;
 
-    let asked = plan.clone();
-    if plan.staging.0 > 0 {
+    let staging = plan.staging;
+    if staging.0 > 0 {
         plan.staging = SMALL_STAGING;
     }
-    let small = plan.clone();
+    let asked = plan.clone();
     let least = |chunk_size: u32, permits: u64| {
         let one_each =
-            Plan { scan: 1, read: 1, read_most: 1, third: 1, fourth: 1, write: asked.write.min(1), ..small.clone() };
+            Plan { scan: 1, read: 1, read_most: 1, third: 1, fourth: 1, write: asked.write.min(1), ..asked.clone() };
         let one_each = Plan { chunk_size, entry_window: LEAST_ENTRY_WINDOW, ..one_each };
         Plan { budget: permits * one_each.permit(), ..one_each }
     };
@@ -343,7 +343,7 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, chunk
         let enough = (plan.third as u64 + 1).max(2) * plan.permit();
         if without + enough <= ceiling {
             plan.budget = wanted(&plan).min(ceiling - without);
-            let staged = Plan { staging: asked.staging, ..plan.clone() };
+            let staged = Plan { staging, ..plan.clone() };
             if peak(&staged) <= ceiling {
                 plan = staged;
             }

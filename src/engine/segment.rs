@@ -8,7 +8,7 @@
 //! unreferenced, and nothing else.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,8 @@ pub(crate) struct SegmentWriter {
     content_total: AtomicU64,
     /// Gathers records into writes of whole blocks, where that is worth it.
     staging: Option<Staging>,
+    /// Something was not written; it may be a record whose own writing had returned, gathered in a block of another worker's.
+    has_failed: AtomicBool,
 }
 
 impl SegmentWriter {
@@ -118,11 +120,12 @@ impl SegmentWriter {
             content_done: AtomicU64::new(0),
             content_total: AtomicU64::new(0),
             staging: None,
+            has_failed: AtomicBool::new(false),
         })
     }
 
-    /// Gathers records in so many blocks of such a length, if the storage asks for such writes; then nothing is in the file for certain
-    /// before [`Self::sync`].
+    /// Gathers records in so many blocks of such a length, if the storage asks for such writes; then nothing is in the file for
+    /// certain before [`Self::sync`].
     pub(crate) fn staged(self, (blocks, block_len): (usize, usize)) -> Self {
         let preferred = self.storage.preferred_write_len().filter(|_| blocks > 0);
         // Where there is no memory for it, records are written one by one.
@@ -211,7 +214,8 @@ impl SegmentWriter {
 
     /// Writes bytes; now and then the system is asked to begin bringing them to the disk.
     fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        write_all_at(&*self.storage, &self.vault, bytes, offset)?;
+        let written = write_all_at(&*self.storage, &self.vault, bytes, offset);
+        written.inspect_err(|_| self.has_failed.store(true, Ordering::Relaxed))?;
         let len = bytes.len() as u64;
         let before = self.put.fetch_add(len, Ordering::Relaxed);
         if len >= WRITEBACK_LEN / 8 || before / WRITEBACK_LEN != (before + len) / WRITEBACK_LEN {
@@ -229,6 +233,11 @@ impl SegmentWriter {
     pub(crate) fn sync(&self, sync: impl FnOnce(std::io::Error) -> Error) -> Result<()> {
         if let Some(staging) = &self.staging {
             staging.flush(&|bytes, at| self.put(bytes, at))?;
+        }
+        if self.has_failed.load(Ordering::Relaxed) {
+            // Whoever was told of it should have ended the run.
+            let why = std::io::Error::other("not all of its records could be written");
+            return Err(Error::io(FileOp::Write, &self.vault, why));
         }
         self.storage.sync().map_err(sync)
     }
@@ -431,4 +440,28 @@ pub(crate) fn write_all_at(storage: &dyn Storage, vault: &Path, mut bytes: &[u8]
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::key::MasterKey;
+    use crate::primitives::storage::FileStorage;
+
+    #[test]
+    fn a_segment_of_which_something_was_not_written_is_never_synced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vault");
+        std::fs::write(&path, "").unwrap();
+        // Open for reading alone: every write fails, a sync would not.
+        let file = std::fs::OpenOptions::new().read(true).open(&path).unwrap();
+        let keys = VaultKeys::derive(VaultId::generate().unwrap(), MasterKey::generate().unwrap());
+        let segment =
+            SegmentWriter::new(Arc::new(FileStorage::new(file)), &path, &keys, &Arc::default(), None).unwrap();
+        let sync = || segment.sync(|error| panic!("it was synced: {error}"));
+        sync().unwrap();
+        assert!(segment.write_at(b"a record", 0).is_err());
+        let error = sync().unwrap_err();
+        assert!(matches!(&error, Error::Io { op: FileOp::Write, .. }), "{error}");
+    }
 }

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! Who has the turn takes a place in the file and copies its record there, so records lie in the file in the order of turns.
-//! There are so many blocks and no more: a worker that needs a block while all are under way
-//! waits for one, and all that are under way come back, since to write one takes no turn; a worker that has filled one
-//! itself and finds no other writes it at once and goes on in it. What is in the block being filled is in no file yet:
+//! There are so many blocks and no more: a worker that needs one while all are under way waits for it, and all that are under way
+//! come back, since to write one takes no turn; a worker that has filled one itself and finds no other writes it at once and goes on
+//! in it. What is in the block being filled is in no file yet:
 //! [`Staging::flush`] writes that, and has to come before every sync.
 //!
 //! Blocks hold ciphertext only.
@@ -30,17 +30,11 @@ pub(crate) type Put<'p> = &'p dyn Fn(&[u8], u64) -> Result<()>;
 
 /// The blocks of one segment.
 pub(crate) struct Staging {
-    /// Held while a place is taken and a record is copied; never while a block is written, unless there is no spare one.
-    turn: Mutex<Filling>,
+    /// The block being filled. Held while a place is taken and a record is copied; never while a block is written, unless there is no spare one.
+    turn: Mutex<Option<Block>>,
     /// Blocks that nobody fills or writes. The last one given back is the first one taken, so what is not needed is not touched.
     spare: Mutex<Vec<PooledBuf>>,
     given_back: Condvar,
-}
-
-/// The block being filled.
-#[derive(Default)]
-struct Filling {
-    block: Option<Block>,
 }
 
 /// Memory for the stretch of the file that begins at `at`, a multiple of [`DIRECT_BLOCK`].
@@ -70,12 +64,12 @@ impl Staging {
         let mut filling = self.turn();
         let at = place()?;
         let mut full = Vec::new();
-        if let Some(block) = filling.block.take_if(|block| !block.goes_on_at(at)) {
+        if let Some(block) = filling.take_if(|block| !block.goes_on_at(at)) {
             full.push(self.lent(block));
         }
         let (mut rest, mut offset) = (record, at);
         while !rest.is_empty() {
-            let mut block = match filling.block.take() {
+            let mut block = match filling.take() {
                 Some(block) => block,
                 None => Block::at(offset, self.spare_block(&mut full, put)?),
             };
@@ -84,7 +78,7 @@ impl Staging {
             if block.is_full() {
                 full.push(self.lent(block));
             } else {
-                filling.block = Some(block);
+                *filling = Some(block);
             }
         }
         drop(filling);
@@ -94,17 +88,17 @@ impl Staging {
 
     /// Writes what was not written yet. What others are just writing is not waited for: their calls are.
     pub(crate) fn flush(&self, put: Put<'_>) -> Result<()> {
-        let block = self.turn().block.take();
+        let block = self.turn().take();
         block.map_or(Ok(()), |block| self.lent(block).write(put))
     }
 
     /// Lets go of what was not written yet.
     pub(crate) fn forget(&self) {
-        let block = self.turn().block.take();
+        let block = self.turn().take();
         drop(block.map(|block| self.lent(block)));
     }
 
-    fn turn(&self) -> MutexGuard<'_, Filling> {
+    fn turn(&self) -> MutexGuard<'_, Option<Block>> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -51,17 +51,21 @@ impl Direct {
         Some(Self { file: again, refused: AtomicBool::new(false) })
     }
 
-    /// Writes at most `buf.len()` bytes and says how many; `None` if this is not for this way: too little, not whole
-    /// blocks, not in page-aligned memory, or refused by the file system. Nothing is written then.
+    /// Whether this way is for such a write: whole blocks, enough of them, in page-aligned memory.
+    pub(crate) fn suits(buf: &[u8], offset: u64) -> bool {
+        buf.len() >= LEAST
+            && buf.len().is_multiple_of(DIRECT_BLOCK)
+            && offset.is_multiple_of(DIRECT_BLOCK as u64)
+            && buf.as_ptr().addr().is_multiple_of(DIRECT_BLOCK)
+    }
+
+    /// Writes at most `buf.len()` bytes and says how many; `None` if this is not for this way ([`Self::suits`]), or refused by
+    /// the file system. Nothing is written then.
     ///
     /// # Errors
     /// The device's, and `ENOSPC`, as for any write.
     pub(crate) fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<Option<usize>> {
-        let fits = buf.len() >= LEAST
-            && buf.len().is_multiple_of(DIRECT_BLOCK)
-            && offset.is_multiple_of(DIRECT_BLOCK as u64)
-            && buf.as_ptr().addr().is_multiple_of(DIRECT_BLOCK);
-        if !fits || self.refused.load(Ordering::Relaxed) {
+        if !Self::suits(buf, offset) || self.refused.load(Ordering::Relaxed) {
             return Ok(None);
         }
         loop {

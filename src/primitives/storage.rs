@@ -143,7 +143,7 @@ pub struct FileStorage {
     file: File,
     /// The name that the file has to lose or to change; `None` for a file that has no name or its final one.
     temporary: Mutex<Option<TemporaryName>>,
-    /// The way around the cache, as soon as somebody has asked whether there is one.
+    /// The way around the cache, looked for when it is wanted first.
     direct: OnceLock<Option<Direct>>,
 }
 
@@ -180,6 +180,10 @@ impl FileStorage {
 
     fn temporary(&self) -> MutexGuard<'_, Option<TemporaryName>> {
         self.temporary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn direct(&self) -> Option<&Direct> {
+        self.direct.get_or_init(|| Direct::of(&self.file)).as_ref()
     }
 
     /// What `allocate` does where the file system cannot preallocate: makes the file reach to the end of the range.
@@ -223,7 +227,8 @@ impl Storage for FileStorage {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        if let Some(Some(direct)) = self.direct.get()
+        if Direct::suits(buf, offset)
+            && let Some(direct) = self.direct()
             && let Some(written) = direct.write_at(buf, offset)?
         {
             return Ok(written);
@@ -232,7 +237,7 @@ impl Storage for FileStorage {
     }
 
     fn preferred_write_len(&self) -> Option<usize> {
-        self.direct.get_or_init(|| Direct::of(&self.file)).is_some().then_some(DIRECT_LEN)
+        self.direct().map(|_| DIRECT_LEN)
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {

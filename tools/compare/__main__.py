@@ -2,7 +2,7 @@
 """Is flint-pipe faster than what people use instead, and how near is it to what the machine allows?
 
     tools/compare FLINT-PIPE BARE [--only CORPUS,...] [--tools NAME,...] [--turns N] [--json FILE]
-                  [--corpora DIR] [--kernel DIR] [--keep-going]
+                  [--corpora DIR] [--kernel DIR] [--work DIR]
 
 FLINT-PIPE and BARE are `target/release/flint-pipe` and `target/release/examples/bare` (cargo build --release --example
 bare). The corpora: `kernel` (Debian's linux-source-6.1: 84,000 entries, 1.3 GB), `noise` (four files, 2.45 GB), `text`
@@ -102,7 +102,7 @@ def difference(tree, restored):
 class Comparison:
     """All figures of one corpus."""
 
-    def __init__(self, options, work, corpus, tree):
+    def __init__(self, options, work, corpus, tree, tools):
         self.options, self.work, self.corpus, self.tree = options, work, corpus, tree
         self.env = contenders.environment(work)
         self.bytes, self.files = corpora.size(tree)
@@ -110,6 +110,7 @@ class Comparison:
         self.many = self.files > MANY_ENTRIES
         self.figures = {}
         self.left_out = {}
+        self.syncing = {tool.name for tool in tools if tool.syncs}
 
     def note(self, tool, work, figure):
         """Keeps one figure, and says it."""
@@ -216,7 +217,7 @@ def main():
         found, versions = [], {tool.name: tool.version() for tool in tools}
         for corpus in options.only.split(","):
             tree = corpora.find(corpus, options.corpora, options.kernel)
-            comparison = Comparison(options, work, corpus, tree)
+            comparison = Comparison(options, work, corpus, tree, tools)
             comparison.left_out.update(absent)
             try:
                 for number in range(1, options.turns + 1):

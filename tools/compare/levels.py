@@ -48,7 +48,7 @@ def peers(figures, corpus):
         if found["name"] != corpus:
             continue
         for tool, runs in found["figures"]["pack"].items():
-            syncs = tool in ("restic", "rustic", "borg")
+            syncs = tool in found["syncing"]
             seconds = statistics.median(run["wall"] + (0 if syncs else run["sync"]) for run in runs)
             if tool not in ("flint-pipe", "tar"):
                 output = statistics.median(found["figures"]["output"][tool]) / 1e6

@@ -16,7 +16,7 @@ def _spread(values, digits=2):
 
 def _packed(comparison, tool, run):
     """Seconds of packing; the sync counts for who does not sync."""
-    return run.wall if tool in ("flint-pipe", "restic", "rustic", "borg") else run.durable()
+    return run.wall if tool in comparison.syncing else run.durable()
 
 
 def _median(comparison, work, tool, what=lambda run: run.wall):
@@ -132,7 +132,7 @@ def as_json(comparisons, versions):
         "versions": versions,
         "corpora": [{
             "name": comparison.corpus, "bytes": comparison.bytes, "files": comparison.files,
-            "turns": comparison.options.turns, "left_out": comparison.left_out,
+            "turns": comparison.options.turns, "left_out": comparison.left_out, "syncing": sorted(comparison.syncing),
             "figures": {work: {tool: [plain(figure) for figure in figures] for tool, figures in tools.items()}
                         for work, tools in comparison.figures.items()},
             "targets": [dict(zip(("what", "goal", "measured", "met"), target)) for target in targets(comparison)],

@@ -237,7 +237,6 @@ pub(super) fn write(run: &Run<'_>, path: &Path, place: &dyn VaultDir, bytes: u64
     let mut piece = pool.take().map_err(io(FileOp::Allocate))?;
     piece.set_len(PIECE);
     fill_random(piece.as_mut_slice())?;
-    let _ = storage.preferred_write_len();
     let began = Instant::now();
     let mut offset = 0;
     while offset < bytes {
