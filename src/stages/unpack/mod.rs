@@ -14,5 +14,6 @@ mod place;
 pub(crate) mod policy;
 pub(crate) mod read;
 mod sync;
+mod target;
 pub(crate) mod told;
 pub(crate) mod write;

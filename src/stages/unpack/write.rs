@@ -2,24 +2,22 @@
 //! records piece by piece, from any worker, in any order.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 
-use rustix::fs::{FallocateFlags, OFlags};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 
 use super::attributes::{Handle, Present, lock};
-use super::beneath::{DirectoryCache, FileId, look, retry};
+use super::beneath::{DirectoryCache, FileId, look};
 use super::destination::Destination;
 use super::links::open_again;
 use super::place::{
-    Name, Outcome, PRIVATE, close, create_exclusive, place, remove_open, restore_file, set_len, take_place,
-    write_all_at,
+    Name, Outcome, PRIVATE, create_exclusive, place, remove_open, restore_file, set_len, take_place, write_all_at,
 };
+use super::target::{Kept, Target};
 use super::told::RestoreError;
 use crate::error::{FileOp, Malformation};
-use crate::format::entry::{Entry, EntryType, Extent};
-use crate::primitives::direct::{DIRECT_BLOCK, Direct};
+use crate::format::entry::{Entry, EntryType};
 
 /// A file on its way: shared by the pieces of it that are in several records.
 ///
@@ -59,29 +57,6 @@ struct Begun {
     may_have_xattrs: bool,
     complete: bool,
 }
-
-/// A file that is being written.
-struct Target {
-    file: OwnedFd,
-    /// For large files that are all data: a way around the page cache.
-    around: Option<Around>,
-}
-
-/// A second descriptor, which counts as one that is kept.
-struct Around {
-    direct: Direct,
-    preallocated: AtomicBool,
-    destination: Arc<Destination>,
-}
-
-/// A file that is kept open between pieces.
-struct Kept {
-    target: Arc<Target>,
-    destination: Arc<Destination>,
-}
-
-/// Files from this size on are written around the page cache where that is possible: smaller ones fit into it.
-const AROUND_CACHE_FROM: u64 = 8 << 20;
 
 /// A piece of a file in the plain text of a record.
 #[derive(Debug, Clone)]
@@ -254,7 +229,7 @@ impl FileWriter {
         match &mut *progress {
             Progress::Over => Ok(None),
             Progress::Begun(begun) => match &begun.kept {
-                Some(kept) => Ok(Some(Arc::clone(&kept.target))),
+                Some(kept) => Ok(Some(kept.target())),
                 None => {
                     let opened = reopen(&mut self.cache, begun)?;
                     let (target, kept) = Kept::of(&self.destination, opened, &begun.entry);
@@ -346,19 +321,19 @@ impl FileWriter {
 
     fn complete_begun(&mut self, begun: &mut Begun, reached: u64) -> Result<Outcome, RestoreError> {
         let opened = match begun.kept.take() {
-            Some(kept) => Arc::clone(&kept.target),
-            None => Arc::new(Target { file: reopen(&mut self.cache, begun)?, around: None }),
+            Some(kept) => kept.target(),
+            None => Arc::new(Target::new(reopen(&mut self.cache, begun)?)),
         };
         let entry = &begun.entry;
         if reached < entry.size {
-            set_len(opened.file.as_fd(), entry.size)?;
+            set_len(opened.as_fd(), entry.size)?;
         }
-        let seen = look(&opened.file).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
+        let seen = look(&*opened).map_err(|error| RestoreError::io(FileOp::Stat, error))?;
         let present = Present { ids: seen.ids, mode: None, has_times: false, may_have_xattrs: begun.may_have_xattrs };
         let Self { destination, cache } = self;
-        let lacking = destination.attributes.apply(Handle::Open(opened.file.as_fd()), entry, present);
+        let lacking = destination.attributes.apply(Handle::Open(opened.as_fd()), entry, present);
         // Before it takes the place of another file: some file systems tell of a failed write only here.
-        Arc::into_inner(opened).map_or(Ok(()), |target| close(target.file))?;
+        Arc::into_inner(opened).map_or(Ok(()), Target::close)?;
         destination.in_parent(cache, &entry.path, FileOp::Rename, |directory, leaf| {
             take_place(directory.fd(), leaf, &begun.name)
         })?;
@@ -383,87 +358,6 @@ fn slices<'a>(plain: &'a [u8], pieces: &[Piece], size: u64) -> Result<Vec<(&'a [
     };
     let damaged = || RestoreError::Damaged(Malformation::Field { structure: "entry", field: "extents" });
     pieces.iter().map(|piece| slice(piece).ok_or_else(damaged)).collect()
-}
-
-impl Kept {
-    /// None is kept where as many are as may be: the file is then opened again for each record.
-    fn of(destination: &Arc<Destination>, file: OwnedFd, entry: &Entry) -> (Arc<Target>, Option<Self>) {
-        if !destination.keep() {
-            return (Arc::new(Target { file, around: None }), None);
-        }
-        let around = Around::of(destination, &file, entry);
-        let target = Arc::new(Target { file, around });
-        let kept = Self { target: Arc::clone(&target), destination: Arc::clone(destination) };
-        (target, Some(kept))
-    }
-}
-
-impl Around {
-    fn of(destination: &Arc<Destination>, file: &OwnedFd, entry: &Entry) -> Option<Self> {
-        let data = |extent: &Extent| if let Extent::Data { len, .. } = extent { *len } else { 0 };
-        let is_all_data = entry.extents.iter().map(data).fold(0, u64::saturating_add) == entry.size;
-        if entry.size < AROUND_CACHE_FROM || !is_all_data || !destination.keep() {
-            return None;
-        }
-        match Direct::of(file) {
-            Some(direct) => {
-                let preallocated = AtomicBool::new(false);
-                Some(Self { direct, preallocated, destination: Arc::clone(destination) })
-            }
-            None => {
-                destination.unkeep();
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Around {
-    fn drop(&mut self) {
-        self.destination.unkeep();
-    }
-}
-
-impl Target {
-    /// Takes the space that the file will need, once, so that several can write into it side by side around the cache; piece by
-    /// piece, since some file systems take their time, and a vault may claim any size.
-    fn preallocate(&self, size: u64, destination: &Destination) -> Result<(), RestoreError> {
-        const PIECE: u64 = 1 << 30;
-        let Some(around) = &self.around else { return Ok(()) };
-        if around.preallocated.swap(true, Ordering::Relaxed) {
-            return Ok(());
-        }
-        let mut offset = 0;
-        while offset < size && !destination.is_abandoned() {
-            let len = PIECE.min(size - offset);
-            match retry(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, len)) {
-                Ok(()) => offset += len,
-                Err(error @ (Errno::NOSPC | Errno::DQUOT)) => return Err(RestoreError::io(FileOp::Write, error)),
-                // Without it, writing is slower and nothing else.
-                Err(_) => break,
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes all of `bytes` at `offset`.
-    fn write_all_at(&self, mut bytes: &[u8], mut offset: u64) -> Result<(), RestoreError> {
-        if let Some(Around { direct, .. }) = &self.around {
-            let (whole, _) = bytes.split_at(bytes.len() - bytes.len() % DIRECT_BLOCK);
-            let written =
-                direct.write_at(whole, offset).map_err(|source| RestoreError::Io { op: FileOp::Write, source })?;
-            // What is left, or all of it, goes by way of the cache.
-            let written = written.unwrap_or(0);
-            (bytes, offset) = (&bytes[written..], offset + written as u64);
-        }
-        write_all_at(self.file.as_fd(), bytes, offset)
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.destination.unkeep();
-    }
 }
 
 impl Drop for Begun {
