@@ -1,16 +1,21 @@
-//! Index trees: written once from items in order, read from any path on (docs/FORMAT.md, "Index trees").
+//! Index trees: written once from items in order (`tree/writer.rs`), read from any path on (`tree/cursor.rs`), block by block
+//! (docs/FORMAT.md, "Index trees").
 //!
 //! Where the blocks are kept is not known here: [`BlockSink`] takes them, [`BlockSource`] gives them back authenticated.
 
-use std::collections::BTreeMap;
+mod cursor;
+mod writer;
+
 use std::sync::Arc;
 
+pub(crate) use self::cursor::TreeCursor;
+pub(crate) use self::writer::TreeWriter;
+
 use crate::error::{Error, Malformation, Result};
-use crate::format::entry::{EntryPath, compare_paths};
+use crate::format::entry::EntryPath;
 use crate::format::index::{
-    BLOCK_TARGET_LEN, BlockRef, Child, Item, LeafBuilder, LeafItem, MAX_BLOCK_LEN, MAX_OVERFLOW_LEN, OVERFLOW_FROM,
-    RECORDS_PER_BLOCK, RecordPlace, RecordTableRef, Replacement, SegmentSalt, TreeHead, bulk_len, decode_leaf,
-    decode_node, decode_overflow, decode_record_table, encode_onto, encode_overflow,
+    BlockRef, Child, Item, LeafItem, MAX_OVERFLOW_LEN, RecordPlace, RecordTableRef, SegmentSalt, TreeHead, decode_leaf,
+    decode_node, decode_overflow, decode_record_table,
 };
 use crate::format::record::RecordKind;
 
@@ -27,140 +32,6 @@ pub(crate) trait BlockSource: Send + Sync {
     /// The error for a block that opened and is malformed all the same.
     fn malformed(&self, block: &BlockRef, why: Malformation) -> Error;
 }
-
-// ---- writing ------------------------------------------------------------------------------------------------------
-
-/// Writes a tree, an item at a time; keeps one block a level in memory.
-#[derive(Default)]
-pub(crate) struct TreeWriter {
-    leaf: LeafBuilder,
-    levels: Vec<Level>,
-    stored_bytes: u64,
-    puts: u64,
-    deletes: u64,
-    content_bytes: u64,
-}
-
-#[derive(Default)]
-struct Level {
-    children: Vec<Child>,
-    len: usize,
-}
-
-impl TreeWriter {
-    /// Appends an item; items come in strictly ascending order of their paths.
-    pub(crate) fn push(&mut self, item: &Item, sink: &mut dyn BlockSink) -> Result<()> {
-        let mut overflow = Vec::new();
-        match item {
-            Item::Put(entry) => {
-                self.puts += 1;
-                self.content_bytes = self.content_bytes.saturating_add(entry.size);
-                if bulk_len(entry) > OVERFLOW_FROM {
-                    for piece in encode_overflow(entry).chunks(MAX_BLOCK_LEN) {
-                        overflow.push(self.put(RecordKind::Overflow, piece, sink)?);
-                    }
-                }
-            }
-            Item::Delete(_) => self.deletes += 1,
-        }
-        self.leaf.push(item, overflow);
-        if self.leaf.is_full() { self.seal_leaf(sink) } else { Ok(()) }
-    }
-
-    fn put(&mut self, kind: RecordKind, plain: &[u8], sink: &mut dyn BlockSink) -> Result<BlockRef> {
-        let block = sink.put(kind, plain)?;
-        self.stored_bytes += u64::from(block.sealed_len);
-        Ok(block)
-    }
-
-    fn seal_leaf(&mut self, sink: &mut dyn BlockSink) -> Result<()> {
-        let (bytes, first) = self.leaf.finish();
-        let block = self.put(RecordKind::IndexLeaf, &bytes, sink)?;
-        self.add_child(0, Child { first, block }, sink)
-    }
-
-    fn add_child(&mut self, level: usize, child: Child, sink: &mut dyn BlockSink) -> Result<()> {
-        if self.levels.len() == level {
-            self.levels.push(Level::default());
-        }
-        let node = &mut self.levels[level];
-        node.len += child.first.len() + 24;
-        node.children.push(child);
-        // A node with one child would make no progress upwards.
-        if node.len >= BLOCK_TARGET_LEN && node.children.len() > 1 { self.seal_node(level, sink) } else { Ok(()) }
-    }
-
-    fn seal_node(&mut self, level: usize, sink: &mut dyn BlockSink) -> Result<()> {
-        let node = std::mem::take(&mut self.levels[level]);
-        let mut bytes = Vec::with_capacity(node.len + 16);
-        encode_onto(&node.children, &mut bytes);
-        let block = self.put(RecordKind::IndexNode, &bytes, sink)?;
-        let first = node.children.into_iter().next().expect("a node is sealed with children in it").first;
-        self.add_child(level + 1, Child { first, block }, sink)
-    }
-
-    /// Writes what is left, the record table and the head.
-    ///
-    /// - `segments`: what the entries' segment indexes stand for;
-    /// - `records`: every record that the entries refer to, by segment; in any order.
-    ///
-    /// Answers the head's place and the bytes of all blocks in the file.
-    pub(crate) fn finish(
-        mut self,
-        segments: Vec<SegmentSalt>,
-        records: BTreeMap<u32, Vec<RecordPlace>>,
-        replacements: Vec<Replacement>,
-        sink: &mut dyn BlockSink,
-    ) -> Result<(BlockRef, u64)> {
-        if !self.leaf.is_empty() {
-            self.seal_leaf(sink)?;
-        }
-        let mut level = 0;
-        let mut top = None;
-        while level < self.levels.len() {
-            let is_topmost = level + 1 == self.levels.len();
-            match self.levels[level].children.as_slice() {
-                [only] if is_topmost => {
-                    top = Some(only.block);
-                    break;
-                }
-                [] => level += 1,
-                _ => {
-                    self.seal_node(level, sink)?;
-                    level += 1;
-                }
-            }
-        }
-        let mut tables = Vec::new();
-        let max_plain_len = records.values().flatten().map(|place| place.plain_len).max().unwrap_or(0);
-        for (segment, mut places) in records {
-            places.sort_unstable_by_key(|place| place.number);
-            places.dedup_by_key(|place| place.number);
-            for block_places in places.chunks(RECORDS_PER_BLOCK) {
-                let mut bytes = Vec::new();
-                encode_onto(&block_places, &mut bytes);
-                let block = self.put(RecordKind::RecordTable, &bytes, sink)?;
-                tables.push(RecordTableRef { segment, first: block_places[0].number, block });
-            }
-        }
-        let head = TreeHead {
-            flags: 0,
-            segments,
-            height: u8::try_from(level).expect("levels grow with the logarithm of the entries"),
-            top,
-            puts: self.puts,
-            deletes: self.deletes,
-            content_bytes: self.content_bytes,
-            records: tables,
-            max_plain_len,
-            replacements,
-        };
-        let block = self.put(RecordKind::TreeHead, &head.encode(), sink)?;
-        Ok((block, self.stored_bytes))
-    }
-}
-
-// ---- reading ------------------------------------------------------------------------------------------------------
 
 /// An opened tree.
 pub(crate) struct Tree {
@@ -278,234 +149,9 @@ impl Lost {
     }
 }
 
-/// A place in a tree's items: moves forward item by item, and to any path.
-///
-/// The nodes on the way and the leaf that was sought last stay in memory, so that looking for names that are near each other
-/// reads and decodes each block once.
-pub(crate) struct TreeCursor {
-    tree: Arc<Tree>,
-    /// What was gone past; `None` if a block that cannot be read ends the way.
-    losses: Option<Vec<Loss>>,
-    /// The nodes on the way, from the top down.
-    stack: Vec<Node>,
-    /// The items of the current leaf; without those that were answered, unless it was sought.
-    leaf: std::vec::IntoIter<LeafItem>,
-    /// The next item among these.
-    at: usize,
-    /// The current leaf, if [`TreeCursor::seek`] came to it: it stays whole, and what is answered of it are copies.
-    sought: Option<BlockRef>,
-    /// The last path of the current leaf.
-    last: Option<EntryPath>,
-    /// The last put of what is no directory, while items are below it.
-    no_directory: Option<EntryPath>,
-}
-
-/// A node on the way.
-struct Node {
-    block: BlockRef,
-    children: Vec<Child>,
-    /// The first child that is still to be visited.
-    next: usize,
-}
-
-impl TreeCursor {
-    /// Before the first item.
-    pub(crate) fn new(tree: Arc<Tree>) -> Result<Self> {
-        Self::with(tree, None)
-    }
-
-    /// The same; blocks that cannot be read are gone past, and [`TreeCursor::take_losses`] says what was in them.
-    pub(crate) fn tolerant(tree: Arc<Tree>) -> Result<Self> {
-        Self::with(tree, Some(Vec::new()))
-    }
-
-    fn with(tree: Arc<Tree>, losses: Option<Vec<Loss>>) -> Result<Self> {
-        let (stack, leaf) = (Vec::new(), Vec::new().into_iter());
-        let mut cursor = Self { tree, losses, stack, leaf, at: 0, sought: None, last: None, no_directory: None };
-        cursor.seek(&EntryPath::default())?;
-        Ok(cursor)
-    }
-
-    /// What was gone past since this was asked last: known before an item behind it is answered.
-    pub(crate) fn take_losses(&mut self) -> Vec<Loss> {
-        self.losses.as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
-    /// Whether [`TreeCursor::take_losses`] would answer any.
-    pub(crate) fn has_losses(&self) -> bool {
-        self.losses.as_ref().is_some_and(|losses| !losses.is_empty())
-    }
-
-    /// What was read of the block whose first path is `first`, with all that follows it on the stack already; `None` if it
-    /// is lost and gone past.
-    fn or_lost<T>(&mut self, read: Result<T>, first: Option<&[u8]>) -> Result<Option<T>> {
-        let why = match (read, &self.losses) {
-            (Err(why), Some(_)) if why.is_damage() => why,
-            (read, _) => return read.map(Some),
-        };
-        let parse = |bytes: &[u8]| {
-            let top = self.tree.head.top.expect("a block of it was read");
-            EntryPath::parse(bytes).map_err(|why| self.tree.source.malformed(&top, why))
-        };
-        let next = self.stack.iter().rev().find_map(|node| node.children.get(node.next));
-        let from = parse(first.unwrap_or_default())?;
-        let to = next.map(|child| parse(&child.first)).transpose()?;
-        self.losses.get_or_insert_default().push(Loss { what: Lost::Range { from, to }, why });
-        Ok(None)
-    }
-
-    /// Moves to the first item whose path is `path` or behind it.
-    pub(crate) fn seek(&mut self, path: &EntryPath) -> Result<()> {
-        // Gone until it is known to be the one: after an error there is no next item.
-        let (sought, leaf) = (self.sought.take(), std::mem::take(&mut self.leaf));
-        self.at = 0;
-        self.last = None;
-        self.no_directory = None;
-        let Some(top) = self.tree.head.top else { return Ok(()) };
-        if let Some((block, first)) = self.descend(top, None, 0, path)? {
-            let is_here = sought == Some(block) && begins(leaf.as_slice()[0].item.path().as_bytes(), first.as_deref());
-            let found = if is_here {
-                Some(leaf)
-            } else {
-                drop(leaf);
-                let read = self.tree.leaf(&block, first.as_deref());
-                self.or_lost(read, first.as_deref())?.map(Vec::into_iter)
-            };
-            if let Some(leaf) = found {
-                self.at = leaf.as_slice().partition_point(|item| item.item.path() < path);
-                self.enter(leaf, Some(block));
-            }
-        }
-        // What follows on the stack begins behind the path.
-        if self.head().is_none() { self.next_leaf() } else { Ok(()) }
-    }
-
-    /// The next item, but for what its overflow blocks hold.
-    pub(crate) fn head(&self) -> Option<&Item> {
-        self.leaf.as_slice().get(self.at).map(|next| &next.item)
-    }
-
-    /// The path of the next item.
-    pub(crate) fn peek(&self) -> Option<&EntryPath> {
-        self.head().map(Item::path)
-    }
-
-    /// The next item.
-    pub(crate) fn next(&mut self) -> Result<Option<Item>> {
-        let Some(next) = self.take() else { return Ok(None) };
-        if self.head().is_none() {
-            self.next_leaf()?;
-        }
-        self.check_beneath(&next.item)?;
-        if self.losses.is_none() || next.overflow.is_empty() {
-            return self.tree.complete(next).map(Some);
-        }
-        let known = next.item.clone();
-        match self.tree.complete(next) {
-            Err(why) if why.is_damage() => {
-                let what = Lost::Put(known.path().clone());
-                self.losses.get_or_insert_default().push(Loss { what, why });
-                Ok(Some(known))
-            }
-            other => other.map(Some),
-        }
-    }
-
-    fn take(&mut self) -> Option<LeafItem> {
-        if self.sought.is_none() {
-            return self.leaf.next();
-        }
-        let next = self.leaf.as_slice().get(self.at)?.clone();
-        self.at += 1;
-        Some(next)
-    }
-
-    /// No put of a tree lies below a put of what is no directory. Found here for all that lies behind where the cursor
-    /// was last put; `Merge` knows of what is above that. `before`: the item in front of the next one.
-    fn check_beneath(&mut self, before: &Item) -> Result<()> {
-        let Some(LeafItem { item: next, .. }) = self.leaf.as_slice().get(self.at) else { return Ok(()) };
-        if !self.no_directory.as_ref().is_some_and(|head| next.path().is_below(head)) {
-            let is_head = before.puts_no_directory() && next.path().is_below(before.path());
-            self.no_directory = is_head.then(|| before.path().clone());
-        }
-        if self.no_directory.is_some() && matches!(next, Item::Put(_)) {
-            self.leaf = Vec::new().into_iter();
-            self.sought = None;
-            return Err(self.malformed("entry below what is no directory"));
-        }
-        Ok(())
-    }
-
-    /// Goes down to the leaf where `path` is, if it is anywhere below `block`; answers where that is, and its first path.
-    /// `None` if a node on the way is lost.
-    ///
-    /// - `level`: how many nodes are above `block`, all of them on the stack;
-    /// - `first`: as of a leaf.
-    fn descend(
-        &mut self,
-        mut block: BlockRef,
-        mut first: Option<Vec<u8>>,
-        level: usize,
-        path: &EntryPath,
-    ) -> Result<Option<(BlockRef, Option<Vec<u8>>)>> {
-        for level in level..usize::from(self.tree.head.height) {
-            // That it begins with what is said of it must hold for each that says so.
-            let is_here = |node: &Node| node.block == block && begins(&node.children[0].first, first.as_deref());
-            if !self.stack.get(level).is_some_and(is_here) {
-                self.stack.truncate(level);
-                let read = self.tree.node(&block, first.as_deref());
-                let Some(children) = self.or_lost(read, first.as_deref())? else { return Ok(None) };
-                self.stack.push(Node { block, children, next: 0 });
-            }
-            let Node { children, next, .. } = &mut self.stack[level];
-            // The path can only be in the last child that begins at or before it.
-            *next = children.partition_point(|child| compare_paths(&child.first, path.as_bytes()).is_le()).max(1);
-            let child = &children[*next - 1];
-            (block, first) = (child.block, Some(child.first.clone()));
-        }
-        Ok(Some((block, first)))
-    }
-
-    /// Loads the leaf behind the current one; there is no next item if there is none.
-    fn next_leaf(&mut self) -> Result<()> {
-        while let Some(node) = self.stack.last_mut() {
-            let Some(Child { first, block }) = node.children.get(node.next).cloned() else {
-                self.stack.pop();
-                continue;
-            };
-            node.next += 1;
-            let to_the_first = EntryPath::default();
-            let Some((block, first)) = self.descend(block, Some(first), self.stack.len(), &to_the_first)? else {
-                continue;
-            };
-            let read = self.tree.leaf(&block, first.as_deref());
-            let Some(leaf) = self.or_lost(read, first.as_deref())? else { continue };
-            // Ascending across leaves too: hence an end even for a tree that refers to a block twice.
-            if self.last.as_ref().is_some_and(|last| last >= leaf[0].item.path()) {
-                return Err(self.malformed("order of paths"));
-            }
-            self.at = 0;
-            self.enter(leaf.into_iter(), None);
-            return Ok(());
-        }
-        Ok(())
-    }
-
-    /// Makes a leaf the current one.
-    fn enter(&mut self, leaf: std::vec::IntoIter<LeafItem>, sought: Option<BlockRef>) {
-        self.last = leaf.as_slice().last().map(|last| last.item.path().clone());
-        self.leaf = leaf;
-        self.sought = sought;
-    }
-
-    fn malformed(&self, field: &'static str) -> Error {
-        let top = self.tree.head.top.expect("there are items");
-        self.tree.source.malformed(&top, wrong(field))
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -513,6 +159,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::format::entry::{Entry, EntryType, Extent, Owner, SegmentIndex};
+    use crate::format::index::{LeafBuilder, Replacement, encode_onto};
     use crate::primitives::fs::Timestamp;
 
     /// Blocks kept in memory, unsealed, and how many were asked for.
