@@ -231,7 +231,8 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level, device: Device) ->
         count(scan, None, by_cores(1, 4))?,
         count(read, all, (first, why))?,
         count(compress, all, by_cores(1, usize::MAX))?,
-        count(encrypt, all, by_cores(1, usize::MAX))?,
+        // One encrypts 5 GiB/s: more would only be woken in turn, and take memory.
+        count(encrypt, all, by_cores(1, 4))?,
         count(write, all, by_cores(1, 4))?,
     ];
     let is_learnt = read.or(all).is_none();
