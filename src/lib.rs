@@ -145,17 +145,20 @@ pub use crate::engine::api::{
 };
 pub use crate::engine::cancel::CancelToken;
 pub use crate::engine::config::{
-    CHUNK_SIZES, DEFAULT_CHUNK_SIZE, DEFAULT_STALL_TIMEOUT, Level, MAX_WORKERS, PipelineConfig, ReadMode, Workers,
+    CHUNK_SIZES, DEFAULT_CHUNK_SIZE, DEFAULT_STALL_TIMEOUT, Level, MAX_WORKERS, PipelineConfig, ReadMode, Recording,
+    Workers,
 };
 pub use crate::engine::list::Entries;
 pub use crate::engine::observe::{
     EntryError, EntryErrorKind, Failed, Notice, Observer, Percentiles, Phases, PlanReport, Progress, RecoveredSnapshot,
-    Recovery, Report, StageReport, Work,
+    Recovery, Report, StageProgress, StageReport, Work,
 };
 pub use crate::engine::profile::outcome::{
     Kernel, Profile, ProfileFailed, ProfileOptions, Roofline, Sweep, SweepPoint,
 };
 pub use crate::engine::profile::profile;
+pub use crate::engine::recorder::{Interval, Span, Track};
+pub use crate::engine::timeline::{Sample, StageSample, Timeline};
 pub use crate::engine::vault::Vault;
 pub use crate::engine::verdict::{Advice, Bottleneck, BoundKind};
 pub use crate::error::{Error, ErrorKind, FileOp, Malformation, Result};
@@ -163,6 +166,9 @@ pub use crate::format::entry::EntryType;
 pub use crate::primitives::fs::Timestamp;
 pub use crate::primitives::storage::{FileStorage, FsVaultDir, Lock, LockMode, Storage, VaultDir};
 pub use crate::primitives::units::{FileOffset, format_rate, format_size, parse_size};
+
+/// What [`Interval`] is made of: version 7 of the crate hdrhistogram.
+pub use hdrhistogram::Histogram;
 
 /// Makes this process's memory unreadable to others of the same user, and keeps it out of core files: for a binary that
 /// handles passwords, at its very start.

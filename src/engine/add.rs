@@ -28,7 +28,9 @@ use crate::engine::indexer::{Announced, Deleted, Indexed, Indexer, Message};
 use crate::engine::observe::{Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
 use crate::engine::plan::{Content, DELETED_WEIGHT, Decision, Planned, Planner};
-use crate::engine::run::{Phase, Run};
+use crate::engine::queue::{Feed, queue};
+use crate::engine::recorder::Item;
+use crate::engine::run::{Gauge, Phase, Run};
 use crate::engine::same_bytes::OldContent;
 use crate::engine::segment::SegmentWriter;
 use crate::engine::state::State;
@@ -306,6 +308,7 @@ impl Pack<'_, '_> {
         run.enter(Phase::Stream);
         let (began, began_at) = (Instant::now(), now());
         let budget = Budget::new(plan.budget);
+        run.buffers_of(&budget);
         let window = Budget::new(plan.entry_window);
         let pool = BufferPool::new(plan.chunk_size as usize);
         let intake = Intake { mapping: self.mapping, refused: AtomicBool::new(false) };
@@ -324,10 +327,10 @@ impl Pack<'_, '_> {
         let make_write = || Ok(Write::new(segment));
 
         let stages = std::thread::scope(|scope| {
-            let (to_read, for_read) = bounded(plan.depth(plan.read));
-            let (to_compress, for_compress) = bounded(plan.depth(plan.third));
-            let (to_encrypt, for_encrypt) = bounded(plan.depth(plan.fourth));
-            let (to_write, for_write) = bounded(plan.depth(plan.write));
+            let (to_read, for_read) = queue(plan.depth(plan.read));
+            let (to_compress, for_compress) = queue(plan.depth(plan.third));
+            let (to_encrypt, for_encrypt) = queue(plan.depth(plan.fourth));
+            let (to_write, for_write) = queue(plan.depth(plan.write));
             let (to_indexer, for_indexer) = bounded(INDEXER_QUEUE);
             let front = Front {
                 run,
@@ -338,6 +341,7 @@ impl Pack<'_, '_> {
                 planner: Planner::new(source, plan.chunk_size, trees.to_vec()),
                 seq: 0,
                 unchanged: Unchanged::default(),
+                gauge: run.gauge("scan", 1, None, None),
                 jobs: Jobs {
                     run,
                     permit: plan.permit(),
@@ -363,8 +367,10 @@ impl Pack<'_, '_> {
                 stages.push(spawn_stage(scope, run, plan.third, &make_compress, for_compress, to_encrypt)?);
                 stages.push(spawn_stage(scope, run, plan.fourth, &make_encrypt, for_encrypt, to_write)?);
                 stages.push(spawn_stage(scope, run, plan.write, &make_write, for_write, Tell(to_indexer))?);
+                let gauge = run.gauge("index", 1, None, None);
                 stages.push(spawn_one(scope, run, "index", move || {
-                    let (outcome, stats) = Indexer::new(run, segment, base, trees, began_at).work(&for_indexer)?;
+                    let (outcome, stats) =
+                        Indexer::new(run, segment, base, trees, began_at).work(&for_indexer, &gauge)?;
                     *outcome_slot.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
                     Ok(stats.close())
                 })?);
@@ -427,6 +433,7 @@ struct Front<'r, 'c> {
     /// The number of the next entry that the indexer hears of.
     seq: u64,
     unchanged: Unchanged,
+    gauge: Arc<Gauge>,
     jobs: Jobs<'r, 'c>,
     to_indexer: Sender<Message>,
 }
@@ -436,8 +443,9 @@ struct Ending;
 
 impl Front<'_, '_> {
     fn work(mut self, mut comparison: Comparison<Scan>) -> Result<(Unchanged, WorkerStats, Arc<ScanMeter>)> {
-        let mut stats = WorkerStats::default();
-        let gauge = self.run.gauge("scan", 1, None);
+        let mut stats = self.run.recorder.worker("scan", 0);
+        let waits = &mut self.jobs.waits;
+        (waits.budget, waits.output) = (std::mem::take(&mut stats.wait_budget), std::mem::take(&mut stats.wait_output));
         let meter = comparison.scan().meter();
         let mut began = Instant::now();
         while let Some(next) = comparison.next()? {
@@ -465,7 +473,8 @@ impl Front<'_, '_> {
             }
             let waited = self.jobs.waits.since() + idle;
             let service = stats.serviced(began, waited);
-            gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            stats.span(began + idle, service, Item::default());
+            self.gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
             began = Instant::now();
             self.run.counters.tick();
             if self
@@ -534,6 +543,7 @@ impl Front<'_, '_> {
         let counters = &self.run.counters;
         counters.files_done.fetch_add(u64::from(entry.stat.kind != StatKind::Directory), Ordering::Relaxed);
         counters.bytes_done.fetch_add(entry.content_len(), Ordering::Relaxed);
+        counters.bytes_kept.fetch_add(entry.content_len(), Ordering::Relaxed);
     }
 
     /// Waits until there is room for something of this weight in the window of entries in flight.
@@ -579,7 +589,7 @@ struct Jobs<'r, 'c> {
     budget: &'r Arc<Budget>,
     /// Has a permit of the same budget while it compares.
     old_content: OldContent<'r, 'c>,
-    to_read: Sender<Envelope<ReadJob>>,
+    to_read: Feed<ReadJob>,
     waits: Waits,
 }
 

@@ -50,7 +50,6 @@ impl Budget {
     }
 
     /// Units in use now.
-    #[cfg(test)]
     pub(crate) fn used(&self) -> u64 {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }

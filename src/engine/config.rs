@@ -64,6 +64,16 @@ impl Default for Level {
     }
 }
 
+/// What is recorded of a run beside what every report has: it takes memory, which the plan counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recording {
+    /// The latencies of each second, told by [`Observer::interval`](crate::Observer::interval): 12.4 MiB.
+    pub intervals: bool,
+    /// Each worker's work piece by piece, as [`Report::tracks`](crate::Report::tracks): 288 KiB a worker.
+    pub spans: bool,
+}
+
 /// Everything about a run that is neither its input nor its output. The default is the recommended choice.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -82,6 +92,8 @@ pub struct PipelineConfig {
     pub stall_timeout: Option<Duration>,
     /// How long to wait for the vault's locks; `None`: for ever; zero: not at all.
     pub lock_timeout: Option<Duration>,
+    /// What is recorded beside what every report has.
+    pub record: Recording,
     /// Stops the operation when pulled.
     pub cancel: CancelToken,
 }

@@ -9,8 +9,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crossbeam::channel::{Sender, bounded};
-
 use crate::engine::api::ExtractOptions;
 use crate::engine::budget::Budget;
 use crate::engine::device::Device;
@@ -18,6 +16,7 @@ use crate::engine::fit::{Plan, UNPACK_CONTEXT, fit_unpack};
 use crate::engine::nearest::nearest;
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
+use crate::engine::queue::{Feed, queue};
 use crate::engine::rehearse::rehearse;
 use crate::engine::restore_plan::{RestorePlanner, Seams, WriteJob};
 use crate::engine::run::{Phase, Run};
@@ -184,12 +183,12 @@ impl Done {
 
 /// Decompressors hand their records to the writers.
 #[derive(Clone)]
-struct ToWrite(Sender<Envelope<WriteJob>>);
+struct ToWrite(Feed<WriteJob>);
 
 impl Outlet<PlainRecord<Vec<Piece>>> for ToWrite {
     fn send(&self, envelope: Envelope<PlainRecord<Vec<Piece>>>) -> Result<(), Gone> {
         let job = Envelope { item: WriteJob::Record(envelope.item), permit: envelope.permit };
-        self.0.send(job).map_err(|_| Gone)
+        self.0.send(job)
     }
 }
 
@@ -251,6 +250,7 @@ impl Restore<'_, '_> {
         run.enter(Phase::Stream);
         let began = Instant::now();
         let budget = Budget::new(plan.budget);
+        run.buffers_of(&budget);
         let window = Budget::new(plan.entry_window);
         let pool = record_pool(plan);
         let planned: Mutex<(Vec<EntryPath>, u64)> = Mutex::default();
@@ -260,10 +260,10 @@ impl Restore<'_, '_> {
         let make_write = || Ok(WriteFiles { writer: FileWriter::new(Arc::clone(destination)), telling });
 
         let stages = std::thread::scope(|scope| {
-            let (to_read, for_read) = bounded(plan.depth(plan.read));
-            let (to_decrypt, for_decrypt) = bounded(plan.depth(plan.third));
-            let (to_decompress, for_decompress) = bounded(plan.depth(plan.fourth));
-            let (to_write, for_write) = bounded(plan.depth(plan.write));
+            let (to_read, for_read) = queue(plan.depth(plan.read));
+            let (to_decrypt, for_decrypt) = queue(plan.depth(plan.third));
+            let (to_decompress, for_decompress) = queue(plan.depth(plan.fourth));
+            let (to_write, for_write) = queue(plan.depth(plan.write));
             let seams = Seams {
                 run,
                 plan,

@@ -1,6 +1,6 @@
 //! From what was asked for to what is done: thread counts, queue depths, buffers, and the memory that follows from them.
 //!
-//! `peak ≤ base + budget + Σ workers × context + entries in flight × entry`, and before that the key derivation's memory,
+//! `peak ≤ base + budget + Σ workers × context + entries in flight × entry + what is recorded`, and before that the key derivation's memory,
 //! which is given back first. `--memory` is a ceiling on the whole. Where it is tight, chunks are made smaller, unless their size
 //! was asked for, and then workers are taken away. The chunk size follows from the ceiling alone, never from the number of cores,
 //! since it decides what a vault holds.
@@ -8,11 +8,12 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::engine::config::{CHUNK_SIZES, DEFAULT_CHUNK_SIZE, Level, MAX_WORKERS, PipelineConfig, Workers};
+use crate::engine::config::{CHUNK_SIZES, DEFAULT_CHUNK_SIZE, Level, MAX_WORKERS, PipelineConfig, Recording, Workers};
 use crate::engine::device::Device;
 use crate::engine::gate::{Gate, Tuner};
 use crate::engine::observe::PlanReport;
 use crate::engine::pipeline::Crew;
+use crate::engine::recorder::{INTERVALS_LEN, SPANS_LEN};
 use crate::engine::run::Run;
 use crate::error::{Error, Result};
 use crate::primitives::direct::DIRECT_LEN;
@@ -58,6 +59,8 @@ pub(crate) struct Plan {
     pub(crate) entry_window: u64,
     /// Blocks in which records are gathered for writing, in packing, and the length of each; none on the way back.
     pub(crate) staging: (usize, usize),
+    /// What is recorded besides.
+    record: Recording,
     /// Threads of the five stages without a ceiling of memory, and the peak that they would have.
     unreduced: ([usize; 5], u64),
     /// Why each of the five stages has so many.
@@ -82,6 +85,7 @@ impl Plan {
             budget: 0,
             entry_window: ENTRY_WINDOW,
             staging: (0, 0),
+            record: Recording::default(),
             unreduced: ([0; 5], 0),
             reasons: counts.map(|(_, reason)| reason),
         }
@@ -102,7 +106,10 @@ impl Plan {
         let workers = (self.scan + self.read_most + self.third + self.fourth + self.write + 2) as u64;
         let (blocks, block_len) = self.staging;
         let staging = (blocks * (block_len + HEAD_ROOM + TAIL_ROOM)) as u64;
-        BASE + self.budget + staging + workers * WORKER + self.third as u64 * context + self.entry_window * ENTRY
+        let recorded = if self.record.intervals { INTERVALS_LEN } else { 0 };
+        let worker = WORKER + if self.record.spans { SPANS_LEN } else { 0 };
+        let contexts = self.third as u64 * context;
+        BASE + self.budget + staging + recorded + workers * worker + contexts + self.entry_window * ENTRY
     }
 
     /// The threads that read: those of them that the tuner lets in, where their number is learnt.
@@ -237,6 +244,7 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level, device: Device) ->
     ];
     let is_learnt = read.or(all).is_none();
     let mut plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
+    plan.record = config.record;
     // One is being filled; each worker has written one and is about to write the next.
     plan.staging = ((2 * plan.write + 1).min(MOST_STAGING_BLOCKS), DIRECT_LEN);
     let chunks = if config.chunk_size.is_some() { Chunks::AskedFor } else { Chunks::Free };
@@ -256,7 +264,8 @@ pub(crate) fn fit_unpack(config: &PipelineConfig, largest_record: u32, writes: b
     ];
     let is_learnt = read.or(all).is_none();
     let chunk_size = largest_record.max(*CHUNK_SIZES.start());
-    let plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
+    let mut plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
+    plan.record = config.record;
     fit(plan, config.memory, |_| UNPACK_CONTEXT, Chunks::AsTheyAre)
 }
 

@@ -15,8 +15,9 @@ use crate::engine::budget::Permit;
 use crate::engine::compare::entry_type;
 use crate::engine::observe::EntryErrorKind;
 use crate::engine::plan::{Content, Kept, Planned};
+use crate::engine::recorder;
 use crate::engine::resolve::SegmentUnion;
-use crate::engine::run::{Run, describe};
+use crate::engine::run::{Gauge, Run, describe};
 use crate::engine::segment::SegmentWriter;
 use crate::engine::state::State;
 use crate::engine::stats::WorkerStats;
@@ -176,8 +177,8 @@ impl<'r, 'c> Indexer<'r, 'c> {
     }
 
     /// Works until all senders are gone; then writes what is left of the tree. A run that is being stopped gets no tree.
-    pub(crate) fn work(mut self, input: &Receiver<Message>) -> Result<(Indexed, WorkerStats)> {
-        let mut stats = WorkerStats::default();
+    pub(crate) fn work(mut self, input: &Receiver<Message>, gauge: &Gauge) -> Result<(Indexed, WorkerStats)> {
+        let mut stats = self.run.recorder.worker("index", 0);
         loop {
             let idle = Instant::now();
             let received = input.recv();
@@ -195,7 +196,9 @@ impl<'r, 'c> Indexer<'r, 'c> {
                 Message::Written(written) => self.take(written),
             }
             self.complete_heads()?;
-            stats.serviced(began, Duration::ZERO);
+            let service = stats.serviced(began, Duration::ZERO);
+            stats.span(began, service, recorder::Item::default());
+            gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
         if !self.run.stop.is_stopped() {
             debug_assert!(self.window.is_empty(), "every part of every entry has come");

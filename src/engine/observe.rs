@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::recorder::{Interval, Track};
+use crate::engine::timeline::Timeline;
 use crate::engine::verdict::Bottleneck;
 use crate::error::Error;
 use crate::primitives::fs::Timestamp;
@@ -18,6 +20,11 @@ pub trait Observer: Send + Sync {
     /// How far the run is; about ten times a second, and once at the end.
     fn progress(&self, progress: &Progress) {
         let _ = progress;
+    }
+    /// The latencies of the last second, about once a second and once at the end, where [`Recording::intervals`](crate::Recording::intervals) asks for
+    /// them.
+    fn interval(&self, interval: &Interval<'_>) {
+        let _ = interval;
     }
 }
 
@@ -62,8 +69,31 @@ pub struct Progress {
     pub elapsed: Duration,
     /// The stage that was busiest lately, and its utilization, 0 to 1.
     pub busiest: Option<(&'static str, f64)>,
+    /// Each stage that has begun, in the order in which they did.
+    pub stages: Vec<StageProgress>,
+    /// Bytes of buffers in use, and how many there may be at most.
+    pub buffers: Option<(u64, u64)>,
+    /// Bytes of content done a second, lately.
+    pub bytes_per_sec: f64,
+    /// The time that is left, by what the busiest stage has still to do and how fast it has been lately; `None` while
+    /// that cannot be told.
+    pub remaining: Option<Duration>,
     /// Where the run is: `scan`, `pack`, `commit`, `restore`, `verify`.
     pub phase: &'static str,
+}
+
+/// One stage while it works.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct StageProgress {
+    /// `scan`, `read`, `compress`, ...
+    pub name: &'static str,
+    /// Threads that work now.
+    pub workers: usize,
+    /// The share of their time that went into the stage's own work lately, 0 to 1.
+    pub utilization: f64,
+    /// Items in the queue before it, and how many there is room for.
+    pub queue: Option<(usize, usize)>,
 }
 
 /// One entry that failed, with the cause in words for people and in a word for programs.
@@ -177,6 +207,12 @@ pub struct Report {
     pub bottleneck: Option<Bottleneck>,
     /// What the run works with; for a dry run, what it would.
     pub plan: Option<PlanReport>,
+    /// How it went over time.
+    pub timeline: Timeline,
+    /// The work of each thread, piece by piece, where [`Recording::spans`](crate::Recording::spans) asks for it.
+    pub tracks: Vec<Track>,
+    /// When it began, by the system's clock.
+    pub began_at: Option<std::time::SystemTime>,
     /// Every failure, with its path.
     pub errors: Vec<EntryError>,
     /// What was mentioned without being an error.
@@ -338,6 +374,8 @@ pub struct StageReport {
     pub utilization: f64,
     /// The stage's own work on a chunk.
     pub service: Percentiles,
+    /// The same as a curve: the share of all chunks, 0 to 1, that took no longer; denser towards 1, which is the longest.
+    pub service_curve: Vec<(f64, Duration)>,
     /// Each wait for something to do.
     pub input: Percentiles,
     /// Each wait for the next stage to take something.

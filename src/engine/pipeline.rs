@@ -13,10 +13,10 @@ use std::sync::atomic::Ordering;
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender};
-
 use crate::engine::budget::Permit;
 use crate::engine::gate::Gate;
+use crate::engine::queue::Supply;
+use crate::engine::recorder::Item;
 use crate::engine::run::{Gauge, Run};
 use crate::engine::stats::WorkerStats;
 use crate::error::{Error, FileOp, Result};
@@ -36,12 +36,6 @@ pub(crate) struct Gone;
 pub(crate) trait Outlet<T>: Clone + Send {
     /// Hands an item on; waits while the next stage has no room.
     fn send(&self, envelope: Envelope<T>) -> Result<(), Gone>;
-}
-
-impl<T: Send> Outlet<T> for Sender<Envelope<T>> {
-    fn send(&self, envelope: Envelope<T>) -> Result<(), Gone> {
-        Sender::send(self, envelope).map_err(|_| Gone)
-    }
 }
 
 /// How many workers a stage has.
@@ -105,7 +99,7 @@ pub(crate) fn spawn_stage<'scope, 'env, S, F, O>(
     run: &'env Run<'_>,
     crew: impl Into<Crew>,
     make: &'env F,
-    input: Receiver<Envelope<S::In>>,
+    input: Supply<S::In>,
     output: O,
 ) -> Result<StageHandle<'scope>>
 where
@@ -116,7 +110,7 @@ where
     O: Outlet<S::Out> + 'scope,
 {
     let Crew { count, gate } = crew.into();
-    let gauge = run.gauge(S::NAME, count, gate.clone());
+    let gauge = run.gauge(S::NAME, count, gate.clone(), Some(input.fill()));
     let mut workers = Vec::with_capacity(count);
     for number in 0..count {
         let (gauge, input, output) = (Arc::clone(&gauge), input.clone(), output.clone());
@@ -172,7 +166,7 @@ fn work<S>(
     run: &Run<'_>,
     gauge: &Gauge,
     place: Place<'_>,
-    input: &Receiver<Envelope<S::In>>,
+    input: &Supply<S::In>,
     output: &impl Outlet<S::Out>,
 ) -> Result<WorkerStats>
 where
@@ -180,7 +174,8 @@ where
     S::In: Weighed,
     S::Out: Weighed,
 {
-    let mut stats = WorkerStats { kept_out: place.gate.is_some(), ..WorkerStats::default() };
+    let stats = run.recorder.worker(S::NAME, place.number);
+    let mut stats = WorkerStats { kept_out: place.gate.is_some(), ..stats };
     while place.enter(run, &mut stats) {
         let idle = Instant::now();
         let received = input.recv();
@@ -195,7 +190,8 @@ where
             break;
         }
         gauge.active.fetch_add(1, Ordering::Relaxed);
-        stats.bytes_in += item.bytes();
+        let (chunk, bytes_in) = (item.number(), item.bytes());
+        stats.bytes_in += bytes_in;
         let mut waited = Duration::ZERO;
         let (mut items_out, mut bytes_out) = (0, 0);
         let mut neighbour_gone = false;
@@ -223,8 +219,10 @@ where
         stats.items_out += items_out;
         stats.bytes_out += bytes_out;
         let service = stats.serviced(began, waited);
+        stats.span(began, service, Item { chunk, bytes_in, bytes_out });
         gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         gauge.items.fetch_add(1, Ordering::Relaxed);
+        gauge.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
         gauge.bytes.fetch_add(bytes_out, Ordering::Relaxed);
         run.counters.tick();
     }
@@ -237,10 +235,9 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Condvar, Mutex};
 
-    use crossbeam::channel::{bounded, unbounded};
-
     use super::*;
     use crate::engine::config::PipelineConfig;
+    use crate::engine::queue::queue;
 
     impl Weighed for u64 {
         fn bytes(&self) -> u64 {
@@ -297,14 +294,14 @@ mod tests {
             let make = || Ok(Meet(&meeting));
             let worked = conduct(|run| {
                 let stats = std::thread::scope(|scope| {
-                    let (to_stage, input) = bounded(count);
-                    let (output, done) = unbounded();
+                    let (to_stage, input) = queue(count);
+                    let (output, done) = queue(count);
                     let stage = spawn_stage(scope, run, count, &make, input, output)?;
                     for item in 0..count as u64 {
                         to_stage.send(Envelope { item, permit: None }).expect("the workers are there");
                     }
                     drop(to_stage);
-                    assert_eq!(done.iter().count(), count);
+                    assert_eq!(std::iter::from_fn(|| done.recv().ok()).count(), count);
                     Ok::<_, Error>(stage.join().1)
                 })?;
                 run.check()?;
@@ -359,17 +356,17 @@ mod tests {
                 let makers: [_; STAGES] = std::array::from_fn(make);
                 let result = conduct(|run| {
                     std::thread::scope(|scope| {
-                        let (to_first, mut input) = bounded(2);
+                        let (to_first, mut input) = queue(2);
                         let mut stages = Vec::new();
                         for make in &makers {
-                            let (output, next) = bounded(2);
+                            let (output, next) = queue(2);
                             stages.push(spawn_stage(scope, run, 3, make, std::mem::replace(&mut input, next), output)?);
                         }
                         let feeder = scope.spawn(move || {
                             // Endless: only that nobody takes them any more ends it.
                             (0_u64..).find(|&item| to_first.send(Envelope { item, permit: None }).is_err())
                         });
-                        input.iter().for_each(drop);
+                        while input.recv().is_ok() {}
                         drop(input);
                         feeder.join().expect("it sends until it cannot");
                         stages.into_iter().for_each(|stage| drop(stage.join()));

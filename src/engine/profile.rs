@@ -24,6 +24,7 @@ use crate::engine::config::PipelineConfig;
 use crate::engine::observe::{Failed, Notice, Observer, Progress, Report, Work};
 use crate::engine::profile::outcome::{Profile, ProfileFailed, ProfileOptions, Roofline};
 use crate::engine::profile::sink::Scratch;
+use crate::engine::recorder::Interval;
 use crate::engine::run::Run;
 use crate::engine::vault::Vault;
 use crate::error::{Error, FileOp, Result};
@@ -78,6 +79,10 @@ impl Observer for Once<'_> {
 
     fn progress(&self, progress: &Progress) {
         self.observer.progress(progress);
+    }
+
+    fn interval(&self, interval: &Interval<'_>) {
+        self.observer.interval(interval);
     }
 }
 

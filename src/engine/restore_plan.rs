@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::Sender;
-
 use crate::engine::budget::{Budget, Permit};
 use crate::engine::fit::Plan;
-use crate::engine::pipeline::{Envelope, Gone};
+use crate::engine::pipeline::{Envelope, Gone, Outlet as _};
+use crate::engine::queue::Feed;
+use crate::engine::recorder::Item;
 use crate::engine::resolve::{RecordPiece, Resolver, pieces};
-use crate::engine::run::Run;
+use crate::engine::run::{Gauge, Run};
 use crate::engine::select::Selection;
 use crate::engine::state::State;
 use crate::engine::stats::WorkerStats;
@@ -50,6 +50,12 @@ impl Weighed for WriteJob {
         match self {
             Self::Record(record) => record.bytes(),
             Self::Create(_) | Self::Lost(..) => 0,
+        }
+    }
+    fn number(&self) -> Option<u64> {
+        match self {
+            Self::Record(record) => record.number(),
+            Self::Create(_) | Self::Lost(..) => None,
         }
     }
 }
@@ -93,8 +99,8 @@ pub(crate) struct Seams<'r, 'c> {
     pub(crate) budget: &'r Arc<Budget>,
     /// Bounds the entries without content that are on their way to the writers.
     pub(crate) window: &'r Arc<Budget>,
-    pub(crate) to_read: Sender<Envelope<RecordJob<Vec<Piece>>>>,
-    pub(crate) to_write: Sender<Envelope<WriteJob>>,
+    pub(crate) to_read: Feed<RecordJob<Vec<Piece>>>,
+    pub(crate) to_write: Feed<WriteJob>,
 }
 
 /// The first stage of the way back.
@@ -106,12 +112,14 @@ pub(crate) struct RestorePlanner<'r, 'c> {
     creates: Vec<Arc<Entry>>,
     waits: Duration,
     stats: WorkerStats,
+    gauge: Arc<Gauge>,
 }
 
 impl<'r, 'c> RestorePlanner<'r, 'c> {
     /// A planner for the entries of these trees.
     pub(crate) fn new(seams: Seams<'r, 'c>, trees: &[Arc<Tree>]) -> Self {
         let resolver = Resolver::new(trees, Arc::clone(&seams.state.vault));
+        let (stats, gauge) = (seams.run.recorder.worker("plan", 0), seams.run.gauge("plan", 1, None, None));
         Self {
             seams,
             resolver,
@@ -119,14 +127,14 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
             open: VecDeque::new(),
             creates: Vec::new(),
             waits: Duration::ZERO,
-            stats: WorkerStats::default(),
+            stats,
+            gauge,
         }
     }
 
     /// Plans all that is selected; answers the selection at its end, and how many entries there were.
     pub(crate) fn work(mut self, mut selection: Selection) -> Result<(Selection, u64, WorkerStats)> {
         let mut selected = 0;
-        let gauge = self.seams.run.gauge("plan", 1, None);
         loop {
             let began = Instant::now();
             if self.seams.run.stop.is_stopped() {
@@ -141,7 +149,8 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
             }
             let waited = std::mem::take(&mut self.waits);
             let service = self.stats.serviced(began, waited);
-            gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.stats.span(began, service, Item::default());
+            self.gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
             self.seams.run.counters.tick();
         }
         if !self.seams.run.stop.is_stopped() {
@@ -248,7 +257,7 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
         self.stats.wait_output.record(sent_after);
         self.stats.items_out += 1;
         self.waits += waited + sent_after;
-        sent.map_err(|_| Gone)
+        sent
     }
 
     fn flush_creates(&mut self) -> Result<(), Gone> {
@@ -269,6 +278,6 @@ impl<'r, 'c> RestorePlanner<'r, 'c> {
         self.stats.wait_output.record(sent_after);
         self.stats.items_out += 1;
         self.waits += sent_after;
-        sent.map_err(|_| Gone)
+        sent
     }
 }

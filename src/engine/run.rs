@@ -6,19 +6,25 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam::channel::{RecvTimeoutError, bounded};
 
+use crate::engine::budget::Budget;
 use crate::engine::cancel::Stop;
 use crate::engine::config::{DEFAULT_STALL_TIMEOUT, PipelineConfig};
 use crate::engine::gate::{Gate, Tuner};
 use crate::engine::observe::{EntryError, EntryErrorKind, Notice, Observer, Phases, Progress, Report, StageReport};
+use crate::engine::queue::Fill;
+use crate::engine::recorder::Recorder;
+use crate::engine::timeline::{Lookout, Timeline};
 use crate::error::{Error, Result};
 use crate::primitives::sys::{available_cores, peak_rss_bytes};
 
 /// How often the monitor looks.
 const MONITOR_PERIOD: Duration = Duration::from_millis(100);
+/// How long an interval of latencies is.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +71,8 @@ pub(crate) struct Counters {
     pub(crate) all_known: AtomicBool,
     pub(crate) files_done: AtomicU64,
     pub(crate) bytes_done: AtomicU64,
+    /// Of these, bytes that were not handled, since the snapshot has them.
+    pub(crate) bytes_kept: AtomicU64,
     /// Rises whenever anything moves; that it stands still for long is a stall.
     pub(crate) activity: AtomicU64,
 }
@@ -83,15 +91,32 @@ pub(crate) struct Gauge {
     workers: usize,
     /// Who of them works is learnt.
     gate: Option<Arc<Gate>>,
+    /// The queue before it.
+    pub(crate) queue: Option<Arc<Fill>>,
     pub(crate) busy_ns: AtomicU64,
-    /// Items done, and bytes given on.
+    /// Items done, bytes taken in, and bytes given on.
     pub(crate) items: AtomicU64,
+    pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes: AtomicU64,
     /// Workers that have an item in their hands.
     pub(crate) active: AtomicU64,
 }
 
 impl Gauge {
+    pub(crate) fn new(name: &'static str, workers: usize, gate: Option<Arc<Gate>>, queue: Option<Arc<Fill>>) -> Self {
+        Self {
+            name,
+            workers,
+            gate,
+            queue,
+            busy_ns: AtomicU64::new(0),
+            items: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            active: AtomicU64::new(0),
+        }
+    }
+
     /// Threads that work now.
     pub(crate) fn workers(&self) -> usize {
         self.gate.as_ref().map_or(self.workers, |gate| gate.open_for())
@@ -112,6 +137,13 @@ pub(crate) struct Run<'a> {
     gauges: Mutex<Vec<Arc<Gauge>>>,
     /// Opens the gate of the stage whose threads are learnt.
     tuner: Mutex<Option<Tuner>>,
+    pub(crate) recorder: Recorder,
+    /// Bounds the bytes of buffers under way.
+    buffers: Mutex<Option<Arc<Budget>>>,
+    /// Sees how it goes.
+    lookout: Mutex<Lookout>,
+    /// By the system's clock.
+    started_at: SystemTime,
     /// The file that a reader or writer took up last; named when a run stalls.
     current: Mutex<PathBuf>,
     errors: Mutex<Vec<EntryError>>,
@@ -140,6 +172,10 @@ impl<'a> Run<'a> {
             vault: vault.to_owned(),
             gauges: Mutex::default(),
             tuner: Mutex::default(),
+            recorder: Recorder::new(started, config.record),
+            buffers: Mutex::default(),
+            lookout: Mutex::new(Lookout::new(started)),
+            started_at: SystemTime::now(),
             current: Mutex::default(),
             errors: Mutex::default(),
             notes: Mutex::default(),
@@ -162,7 +198,10 @@ impl<'a> Run<'a> {
             Err(error) => Err(run.stop.take_cause().unwrap_or(error)),
             ok => ok,
         };
-        run.report_progress(None);
+        if run.recorder.has_intervals() {
+            run.recorder.end_interval(run.started.elapsed(), |interval| run.observer.interval(interval));
+        }
+        run.observer.progress(&run.progress());
         (result, run)
     }
 
@@ -172,7 +211,7 @@ impl<'a> Run<'a> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner).enter(phase);
         if phase == Phase::Commit {
             // Who listens must know before anything is committed, not a moment later.
-            self.report_progress(None);
+            self.observer.progress(&self.progress());
         }
     }
 
@@ -195,16 +234,14 @@ impl<'a> Run<'a> {
     }
 
     /// A gauge for a stage that begins now.
-    pub(crate) fn gauge(&self, name: &'static str, workers: usize, gate: Option<Arc<Gate>>) -> Arc<Gauge> {
-        let gauge = Arc::new(Gauge {
-            name,
-            workers,
-            gate,
-            busy_ns: AtomicU64::new(0),
-            items: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            active: AtomicU64::new(0),
-        });
+    pub(crate) fn gauge(
+        &self,
+        name: &'static str,
+        workers: usize,
+        gate: Option<Arc<Gate>>,
+        queue: Option<Arc<Fill>>,
+    ) -> Arc<Gauge> {
+        let gauge = Arc::new(Gauge::new(name, workers, gate, queue));
         self.gauges.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&gauge));
         gauge
     }
@@ -243,6 +280,7 @@ impl<'a> Run<'a> {
     /// The report of the whole; the caller adds what only it knows.
     pub(crate) fn into_report(self, command: &'static str, stages: Vec<StageReport>) -> Report {
         let learnt = self.take_learnt();
+        let (timeline, tracks) = (self.take_timeline(), self.recorder.take_tracks());
         let mut clock = self.clock.into_inner().unwrap_or_else(PoisonError::into_inner);
         clock.enter(Phase::Prepare);
         Report {
@@ -253,6 +291,9 @@ impl<'a> Run<'a> {
             learnt,
             peak_memory_bytes: peak_rss_bytes().unwrap_or(0),
             stages,
+            timeline,
+            tracks,
+            began_at: Some(self.started_at),
             errors: self.errors.into_inner().unwrap_or_else(PoisonError::into_inner),
             notes: self.notes.into_inner().unwrap_or_else(PoisonError::into_inner),
             ..Report::default()
@@ -267,8 +308,7 @@ impl<'a> Run<'a> {
         };
         let mut last_activity = u64::MAX;
         let mut moved_at = Instant::now();
-        let mut last_busy: Vec<u64> = Vec::new();
-        let mut looked_at = Instant::now();
+        let mut interval_ends = INTERVAL;
         while ended.recv_timeout(MONITOR_PERIOD) == Err(RecvTimeoutError::Timeout) {
             self.poll_outside();
             let activity = self.counters.activity.load(Ordering::Relaxed);
@@ -284,9 +324,13 @@ impl<'a> Run<'a> {
             if streams {
                 self.tune();
             }
-            let busiest = self.busiest(&mut last_busy, looked_at.elapsed());
-            looked_at = Instant::now();
-            self.report_progress(busiest);
+            self.observer.progress(&self.look());
+            let now = self.started.elapsed();
+            if self.recorder.has_intervals() && now >= interval_ends {
+                self.recorder.end_interval(now, |interval| self.observer.interval(interval));
+                // One that was missed is part of the one that has just ended.
+                interval_ends = Duration::from_secs(now.as_secs()) + INTERVAL;
+            }
         }
     }
 
@@ -321,33 +365,42 @@ impl<'a> Run<'a> {
         Error::Stalled { stage, path, after }
     }
 
-    fn busiest(&self, last: &mut Vec<u64>, elapsed: Duration) -> Option<(&'static str, f64)> {
-        let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
-        last.resize(gauges.len(), 0);
-        let mut busiest = None;
-        for (gauge, last) in gauges.iter().zip(last) {
-            let busy = gauge.busy_ns.load(Ordering::Relaxed);
-            let share = (busy - *last) as f64 / (elapsed.as_nanos() as f64 * gauge.workers() as f64);
-            *last = busy;
-            if busiest.is_none_or(|(_, most)| share > most) {
-                busiest = Some((gauge.name, share.min(1.0)));
-            }
-        }
-        busiest
+    /// Bounds the bytes of buffers under way from here on.
+    pub(crate) fn buffers_of(&self, budget: &Arc<Budget>) {
+        *self.buffers.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(budget));
     }
 
-    fn report_progress(&self, busiest: Option<(&'static str, f64)>) {
+    /// How far the run is, by its counters alone.
+    fn progress(&self) -> Progress {
         let counters = &self.counters;
-        self.observer.progress(&Progress {
+        Progress {
             files_done: counters.files_done.load(Ordering::Relaxed),
             files_known: counters.files_known.load(Ordering::Relaxed),
             bytes_done: counters.bytes_done.load(Ordering::Relaxed),
             bytes_known: counters.bytes_known.load(Ordering::Relaxed),
             all_known: counters.all_known.load(Ordering::Relaxed),
             elapsed: self.started.elapsed(),
-            busiest,
             phase: if self.phase.load(Ordering::Acquire) == Phase::Commit as u8 { "commit" } else { self.phase_name },
-        });
+            ..Progress::default()
+        }
+    }
+
+    /// How far it is, and what its stages are doing.
+    fn look(&self) -> Progress {
+        let mut progress = self.progress();
+        let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let buffers = buffers.as_ref().map(|budget| (budget.used(), budget.total()));
+        let mut lookout = self.lookout.lock().unwrap_or_else(PoisonError::into_inner);
+        lookout.look(&gauges, &self.counters, buffers, Instant::now(), &mut progress);
+        progress
+    }
+
+    fn take_timeline(&self) -> Timeline {
+        let gauges = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lookout = self.lookout.lock().unwrap_or_else(PoisonError::into_inner);
+        let lookout = std::mem::replace(&mut *lookout, Lookout::new(self.started));
+        lookout.finish(&gauges, &self.counters, Instant::now(), &mut self.progress())
     }
 }
 

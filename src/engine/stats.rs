@@ -1,8 +1,10 @@
 //! What each worker measures about itself, and how the workers of a stage add up.
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::engine::observe::{Percentiles, StageReport, Work};
+use crate::engine::recorder::{Item, Shared, SpanLog};
 use crate::primitives::latency::Latency;
 use crate::primitives::sys::{thread_cpu_time, thread_run_delay};
 use crate::stages::pack::scan::meter::ListingWork;
@@ -14,13 +16,23 @@ pub(crate) struct Timed {
     pub(crate) total: Duration,
     /// Each of them.
     times: Latency,
+    /// Those of the interval under way, of all workers of the stage, where somebody asked for them.
+    interval: Option<Shared>,
 }
 
 impl Timed {
+    /// Nothing yet; what comes is counted in `interval`, too.
+    pub(crate) fn shared(interval: Shared) -> Self {
+        Self { interval: Some(interval), ..Self::default() }
+    }
+
     /// Counts one.
     pub(crate) fn record(&mut self, time: Duration) {
         self.total += time;
         self.times.record(time);
+        if let Some(interval) = &self.interval {
+            interval.lock().unwrap_or_else(PoisonError::into_inner).record(time);
+        }
     }
 
     fn percentiles(&self) -> Percentiles {
@@ -68,6 +80,8 @@ pub(crate) struct WorkerStats {
     pub(crate) cpu: Duration,
     /// Time in which the thread could have run and had no core; `None` if the system does not tell.
     pub(crate) ready: Option<Duration>,
+    /// Its work piece by piece, where somebody asked for it.
+    pub(crate) spans: Option<Box<SpanLog>>,
 }
 
 impl WorkerStats {
@@ -77,6 +91,13 @@ impl WorkerStats {
         self.items += 1;
         self.service.record(service);
         service
+    }
+
+    /// Notes work that began then and took so long, if somebody asked for it.
+    pub(crate) fn span(&mut self, began: Instant, service: Duration, item: Item) {
+        if let Some(spans) = &mut self.spans {
+            spans.push(began, service, item);
+        }
     }
 
     /// To be called by the worker's own thread when it ends.
@@ -120,7 +141,7 @@ fn listing_stats(work: ListingWork) -> WorkerStats {
     WorkerStats {
         items: work.directories,
         items_out: work.directories,
-        service: Timed { total: work.busy, times: work.service },
+        service: Timed { total: work.busy, times: work.service, interval: None },
         cpu: work.cpu,
         ready: work.ready,
         ..WorkerStats::default()
@@ -157,6 +178,7 @@ pub(crate) fn stage_report(name: &'static str, mut workers: Vec<WorkerStats>, wa
         work: sum.report(),
         utilization,
         service: sum.service.percentiles(),
+        service_curve: sum.service.times.curve(),
         input: sum.wait_input.percentiles(),
         output: sum.wait_output.percentiles(),
         budget: sum.wait_budget.percentiles(),

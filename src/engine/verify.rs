@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Sender, bounded};
-
 use crate::crypto::key::fill_random;
 use crate::engine::api::VerifyOptions;
 use crate::engine::budget::Budget;
@@ -19,6 +17,8 @@ use crate::engine::extract::record_pool;
 use crate::engine::fit::{Plan, UNPACK_CONTEXT, fit_unpack};
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
+use crate::engine::queue::{Feed, queue};
+use crate::engine::recorder::Item as Handled;
 use crate::engine::resolve::{Resolver, pieces};
 use crate::engine::run::{Phase, Run, describe};
 use crate::engine::state::{MetaReader, State, read_at_most, read_headers, read_roots};
@@ -374,6 +374,7 @@ pub(super) fn read_through(
     run.enter(Phase::Stream);
     let began = Instant::now();
     let budget = Budget::new(plan.budget);
+    run.buffers_of(&budget);
     let pool = record_pool(plan);
     let lost = Mutex::default();
     let bytes = AtomicU64::new(0);
@@ -385,9 +386,9 @@ pub(super) fn read_through(
     let make_decompress = || Decompress::new(pool.clone());
     let verdicts = Verdicts { lost: &lost, bytes: &bytes, done: &run.counters.bytes_done };
     let stages = std::thread::scope(|scope| {
-        let (to_read, for_read) = bounded(plan.depth(plan.read));
-        let (to_decrypt, for_decrypt) = bounded(plan.depth(plan.third));
-        let (to_decompress, for_decompress) = bounded(plan.depth(plan.fourth));
+        let (to_read, for_read) = queue(plan.depth(plan.read));
+        let (to_decrypt, for_decrypt) = queue(plan.depth(plan.third));
+        let (to_decompress, for_decompress) = queue(plan.depth(plan.fourth));
         let front = Front { run, reader, budget: &budget, permit: plan.permit() };
         let mut stages = Vec::new();
         let started = (|| {
@@ -420,12 +421,8 @@ struct Front<'r, 'c> {
 }
 
 impl Front<'_, '_> {
-    fn work(
-        &self,
-        wanted: Vec<(SegmentSalt, RecordPlace)>,
-        to_read: &Sender<Envelope<RecordJob<SegmentSalt>>>,
-    ) -> WorkerStats {
-        let mut stats = WorkerStats::default();
+    fn work(&self, wanted: Vec<(SegmentSalt, RecordPlace)>, to_read: &Feed<RecordJob<SegmentSalt>>) -> WorkerStats {
+        let mut stats = self.run.recorder.worker("plan", 0);
         for (salt, place) in wanted {
             let began = Instant::now();
             let Some((permit, waited)) = self.budget.acquire(self.permit, &self.run.stop) else { break };
@@ -440,7 +437,8 @@ impl Front<'_, '_> {
             stats.wait_budget.record(waited);
             stats.wait_output.record(sent);
             stats.items_out += 1;
-            stats.serviced(began, waited + sent);
+            let service = stats.serviced(began, waited + sent);
+            stats.span(began + waited, service, Handled::default());
         }
         stats.close()
     }

@@ -55,6 +55,34 @@ impl Latency {
         self.beyond += other.beyond;
     }
 
+    /// What was counted since this was asked last, in nanoseconds; `None` if that is nothing. Its memory is kept.
+    pub(crate) fn take(&mut self) -> Option<Histogram<u64>> {
+        let histogram = self.histogram.as_mut().filter(|histogram| !histogram.is_empty())?;
+        let taken = histogram.clone();
+        histogram.reset();
+        (self.longest, self.beyond) = (Duration::ZERO, 0);
+        Some(taken)
+    }
+
+    /// The distribution as points, each the share of all (0 to 1) that took no longer than the duration: the nearer to 1,
+    /// the denser. The last is the longest, at 1. Empty if nothing was recorded.
+    pub(crate) fn curve(&self) -> Vec<(f64, Duration)> {
+        /// Points to each halving of what is left up to 1.
+        const POINTS: u32 = 5;
+        let Some(histogram) = self.histogram.as_ref().filter(|histogram| !histogram.is_empty()) else {
+            return Vec::new();
+        };
+        let points = histogram.iter_quantiles(POINTS);
+        let mut curve: Vec<_> = points
+            .map(|point| {
+                (point.quantile_iterated_to(), Duration::from_nanos(point.value_iterated_to()).min(self.longest))
+            })
+            .take_while(|(share, _)| *share < 1.0)
+            .collect();
+        curve.push((1.0, self.longest));
+        curve
+    }
+
     /// How many durations were counted.
     pub(crate) fn count(&self) -> u64 {
         self.histogram.as_ref().map_or(0, Histogram::len)
@@ -132,6 +160,31 @@ mod tests {
         let one = recorded(fast.chain(slow).chain(long));
         assert_eq!(merged.histogram, one.histogram);
         assert_eq!((merged.max(), merged.beyond()), (one.max(), one.beyond()));
+    }
+
+    #[test]
+    fn a_curve_rises_to_the_longest_and_is_denser_towards_it() {
+        assert!(Latency::new().curve().is_empty());
+        let latency = recorded((1..=10_000).map(Duration::from_micros));
+        let curve = latency.curve();
+        assert!((20..200).contains(&curve.len()), "{}", curve.len());
+        assert!(curve.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1), "{curve:?}");
+        assert_eq!(curve.last(), Some(&(1.0, Duration::from_millis(10))));
+        for (share, duration) in &curve {
+            let exact = share * 10_000.0;
+            assert!((duration.as_secs_f64() * 1e6 - exact).abs() <= exact * 0.01 + 2.0, "{share}: {duration:?}");
+        }
+        assert!(curve.iter().filter(|(share, _)| *share > 0.99).count() >= 10);
+    }
+
+    #[test]
+    fn what_is_taken_is_what_came_since_and_the_rest_begins_anew() {
+        let mut latency = recorded([Duration::from_secs(4000), Duration::from_secs(1)]);
+        assert_eq!(latency.take().map(|taken| taken.len()), Some(2));
+        assert_eq!((latency.count(), latency.max(), latency.beyond()), (0, Duration::ZERO, 0));
+        assert!(latency.take().is_none());
+        latency.record(Duration::from_secs(2));
+        assert_eq!(latency.take().map(|taken| taken.len()), Some(1));
     }
 
     #[test]

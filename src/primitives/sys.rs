@@ -261,6 +261,13 @@ pub(crate) fn peak_rss_bytes() -> Option<u64> {
     peak_rss_of_status().or_else(peak_rss_of_rusage)
 }
 
+/// The process's resident memory now; `None` where `/proc` is not mounted.
+pub(crate) fn rss_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(rustix::param::page_size() as u64)
+}
+
 fn peak_rss_of_status() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

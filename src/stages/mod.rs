@@ -194,6 +194,10 @@ pub(crate) fn footprint(buf: &crate::primitives::pool::PooledBuf) -> u64 {
 pub(crate) trait Weighed {
     /// Bytes of content that it stands for, for the figures of its stage.
     fn bytes(&self) -> u64;
+    /// The number of its chunk, if it is one.
+    fn number(&self) -> Option<u64> {
+        None
+    }
     /// Bytes of buffers that it keeps; what its permit has beyond that is given back.
     fn held(&self) -> u64 {
         u64::MAX

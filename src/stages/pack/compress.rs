@@ -36,6 +36,9 @@ pub(crate) struct PackedChunk {
 }
 
 impl Weighed for PackedChunk {
+    fn number(&self) -> Option<u64> {
+        Some(self.number.0)
+    }
     fn bytes(&self) -> u64 {
         self.buf.len() as u64
     }

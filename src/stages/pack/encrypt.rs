@@ -29,6 +29,9 @@ impl SealedChunk {
 }
 
 impl Weighed for SealedChunk {
+    fn number(&self) -> Option<u64> {
+        Some(self.number.0)
+    }
     fn bytes(&self) -> u64 {
         self.framed().map_or(0, |framed| framed.len() as u64)
     }

@@ -127,6 +127,9 @@ pub(crate) struct PlainChunk {
 }
 
 impl Weighed for ReadJob {
+    fn number(&self) -> Option<u64> {
+        Some(self.number.0)
+    }
     fn bytes(&self) -> u64 {
         let ranges = |part: &ReadPart| match part {
             ReadPart::Whole(whole) => whole.ranges.iter().map(|range| range.len).sum::<u64>(),
@@ -137,6 +140,9 @@ impl Weighed for ReadJob {
 }
 
 impl Weighed for PlainChunk {
+    fn number(&self) -> Option<u64> {
+        Some(self.number.0)
+    }
     fn bytes(&self) -> u64 {
         self.buf.len() as u64
     }

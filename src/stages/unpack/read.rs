@@ -48,12 +48,18 @@ impl RecordBytes {
 }
 
 impl<P> Weighed for RecordJob<P> {
+    fn number(&self) -> Option<u64> {
+        Some(self.place.number)
+    }
     fn bytes(&self) -> u64 {
         u64::from(self.place.sealed_len)
     }
 }
 
 impl<P> Weighed for RecordInHand<P> {
+    fn number(&self) -> Option<u64> {
+        Some(self.job.place.number)
+    }
     fn bytes(&self) -> u64 {
         self.bytes.as_ref().map_or(0, |bytes| bytes.buf.len() as u64)
     }
@@ -119,6 +125,9 @@ pub(crate) struct PlainRecord<P> {
 impl<P> Weighed for PlainRecord<P> {
     fn bytes(&self) -> u64 {
         self.bytes.as_ref().map_or(0, |bytes| bytes.buf.len() as u64)
+    }
+    fn number(&self) -> Option<u64> {
+        Some(self.place.number)
     }
     fn held(&self) -> u64 {
         self.bytes.as_ref().map_or(0, |bytes| footprint(&bytes.buf))
