@@ -6,10 +6,12 @@ use std::sync::Arc;
 use flint_pipe::{AddOptions, CreateOptions, Error, Failed, Level, Report, Vault, Workers};
 
 use crate::cli::args::{
-    self, DryRunArg, OutputArgs, PackWorkers, PasswordArgs, PipelineArgs, ReadModeArg, VaultArg, command_line,
+    self, DryRunArg, OutputArgs, PackWorkers, PasswordArgs, PipelineArgs, ReadModeArg, RecordArgs, VaultArg,
+    command_line,
 };
 use crate::cli::exit::Status;
 use crate::cli::patterns::Excludes;
+use crate::cli::record::Records;
 use crate::cli::report::text;
 use crate::cli::session::Session;
 use crate::cli::{message, rehearsal};
@@ -64,6 +66,8 @@ pub(crate) struct Args {
     password: PasswordArgs,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 /// Runs the command.
@@ -87,6 +91,7 @@ pub(crate) fn run(args: &Args) -> Status {
 
 fn add(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     let options = options(args, session)?;
+    session.record(&args.record)?;
     let is_new = !args.no_create && !session.vault_exists()?;
     let create = CreateOptions::default();
     let vault = if args.no_create {
@@ -112,6 +117,7 @@ fn options(args: &Args, session: &Session) -> Result<AddOptions, Error> {
     }
     let mut options = AddOptions::default();
     options.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
+    Records::ask(&args.record, &mut options.pipeline);
     options.level = args.level;
     options.read_mode = args.read_mode.into();
     options.directory.clone_from(&args.directory);

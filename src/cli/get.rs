@@ -58,6 +58,7 @@ fn get(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     }
     let names = args.target.iter().map(|target| stored_name(target)).collect();
     let options = args.restore.options(names, session);
+    session.record(&args.restore.record)?;
     let vault = session.open(&args.restore.password)?;
     if args.stdout {
         to_stdout(args, &vault, options, session)

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ArgGroup;
-use flint_pipe::{Error, Level, Profile, ProfileFailed, ProfileOptions, Workers};
+use flint_pipe::{Error, Level, Profile, ProfileFailed, ProfileOptions, Report, Workers};
 
-use crate::cli::args::{self, BothWorkers, OutputArgs, PasswordArgs, PipelineArgs, ReadModeArg};
+use crate::cli::args::{self, BothWorkers, OutputArgs, PasswordArgs, PipelineArgs, ReadModeArg, RecordArgs};
 use crate::cli::exit::Status;
 use crate::cli::patterns::Excludes;
+use crate::cli::record::{Ended, Records};
 use crate::cli::replace::{self, replace};
 use crate::cli::report::comparison::{Baseline, Comparison};
 use crate::cli::report::profile::{What, rehearsed, summary};
@@ -69,6 +70,8 @@ pub(crate) struct Args {
     password: PasswordArgs,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 /// How it is measured, and what becomes of the figures.
@@ -115,7 +118,7 @@ fn share(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: &Args) -> Status {
     let asked = asked(args);
     let session = Session::profiling(args.place(), args.output, asked.clone());
-    let (baseline, outcome) = match prepare(args) {
+    let (baseline, outcome) = match session.record(&args.record).and_then(|()| prepare(args)) {
         Ok(baseline) => (baseline, measure(args, &session)),
         Err(error) => (None, Err(error.into())),
     };
@@ -145,6 +148,7 @@ fn prepare(args: &Args) -> Result<Option<Baseline>, Error> {
 fn measure(args: &Args, session: &Arc<Session>) -> Result<Profile, ProfileFailed> {
     let mut options = ProfileOptions::default();
     options.pack.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
+    Records::ask(&args.record, &mut options.pack.pipeline);
     options.pack.level = args.level;
     options.pack.read_mode = args.read_mode.into();
     options.pack.directory.clone_from(&args.directory);
@@ -192,6 +196,16 @@ fn finish(
         };
         let said = || error.map(message::plain).or_else(|| complaint.clone());
         let saved = save(args, session, outcome, complaint.is_some(), &object(status, said()));
+        session.write_records(&Ended {
+            command: "profile",
+            place: args.place(),
+            status,
+            error: said(),
+            report: profile.median().unwrap_or(&Report::default()),
+            profile: Some(profile),
+            json: object(status, said()),
+            text: text(args, asked, profile, comparison.as_ref()),
+        });
         let printed = match args.output.json {
             true if status == Status::Usage => Ok(()),
             true => match &saved {

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use flint_pipe::{Notice, Observer, Progress, format_rate, format_size};
+use flint_pipe::{Notice, Observer, Progress, StageProgress, format_rate, format_size};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::args::ProgressMode;
@@ -147,14 +147,21 @@ impl Observer for Listener {
             // Its clock has run since the command began; the password was asked for meanwhile.
             bar.reset();
         }
+        if bar.is_hidden() {
+            return;
+        }
+        let room = Room::now();
+        let stages = stage_lines(progress, room);
+        bar.set_style(room.style(!stages.is_empty()));
         let known = progress.bytes_known.max(progress.bytes_done);
+        bar.set_prefix(stages);
+        bar.set_message(bar_message(progress));
         bar.update(|state| {
             state.set_pos(progress.bytes_done);
             if known > 0 {
                 state.set_len(known);
             }
         });
-        bar.set_message(bar_message(progress));
     }
 }
 
@@ -170,23 +177,102 @@ fn figures(progress: &Progress) -> (u64, u64, u64, u64, bool, &'static str) {
     (files_done, files_known, bytes_done, bytes_known, all_known, phase)
 }
 
-fn new_bar() -> ProgressBar {
-    let template = "[{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {msg}";
-    let style = ProgressStyle::with_template(template).expect("the template is a constant, and a test draws it");
-    ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style.progress_chars("=> "))
+/// The bar alone; its message is cut where the terminal ends.
+const BAR: &str = "[{wide_bar}] {msg}";
+/// Where there is no room for a bar.
+const NARROW: &str = "{wide_msg}";
+/// Columns from which on there is room for a bar.
+const WIDE: usize = 72;
+/// Columns that a line of a stage takes.
+const STAGE_COLUMNS: usize = 60;
+/// Cells of a stage's own bar.
+const CELLS: usize = 20;
+
+/// What fits on the terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    bar: bool,
+    /// Lines beside the first.
+    lines: usize,
 }
 
-/// What the bar says beside its bytes.
+impl Room {
+    /// On a terminal of so many columns and rows.
+    fn of(columns: usize, rows: usize) -> Self {
+        // The cursor's line, and one of what was there before.
+        let lines = if columns > STAGE_COLUMNS { rows.saturating_sub(3) } else { 0 };
+        Self { bar: columns >= WIDE, lines }
+    }
+
+    /// On the terminal of standard error, as it is now.
+    fn now() -> Self {
+        let size = rustix::termios::tcgetwinsize(io::stderr());
+        let (columns, rows) = size.map_or((0, 0), |size| (usize::from(size.ws_col), usize::from(size.ws_row)));
+        // One that does not say how large it is, is taken for the smallest that there was.
+        if columns == 0 || rows == 0 { Self::of(80, 24) } else { Self::of(columns, rows) }
+    }
+
+    fn style(self, has_stages: bool) -> ProgressStyle {
+        let line = if self.bar { BAR } else { NARROW };
+        let template = if has_stages { format!("{line}\n{{prefix}}") } else { line.to_owned() };
+        let style =
+            ProgressStyle::with_template(&template).expect("the templates are constants, and a test draws them");
+        style.progress_chars("=> ")
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let style = Room::of(80, 24).style(false);
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style)
+}
+
+/// What the bar says beside itself.
 fn bar_message(progress: &Progress) -> String {
-    let mut text = format!("{} {}/{} files", progress.phase, progress.files_done, progress.files_known);
-    push_busiest(&mut text, progress);
+    let mut text = format!("{} of {}", format_size(progress.bytes_done), format_size(progress.bytes_known));
+    if progress.bytes_per_sec > 0.0 {
+        text.push_str(&format!(" {}", format_rate(progress.bytes_per_sec)));
+    }
+    push_left(&mut text, progress);
+    text.push_str(&format!(", {} {} of {} files", progress.phase, progress.files_done, progress.files_known));
     text
+}
+
+/// A line for each stage: how busy it is, and how full the queue before it. So one sees where it jams. Nothing where there is
+/// no room for all of them.
+fn stage_lines(progress: &Progress, room: Room) -> String {
+    let mut lines: Vec<String> = progress.stages.iter().map(stage_line).collect();
+    if let Some((used, total)) = progress.buffers.filter(|(_, total)| *total > 0) {
+        let share = used as f64 / total as f64;
+        let words = format!("{} of {}", format_size(used), format_size(total));
+        lines.push(format!("  {:<10} {:>3.0}% [{}] {words}", "buffers", share * 100.0, cells(share)));
+    }
+    let cut = |line: &String| line.chars().take(STAGE_COLUMNS).collect();
+    let lines: Vec<String> = lines.iter().map(cut).collect();
+    if lines.len() > room.lines { String::new() } else { lines.join("\n") }
+}
+
+fn stage_line(stage: &StageProgress) -> String {
+    let queue = stage.queue.map(|(len, slots)| format!(" queue {len}/{slots}")).unwrap_or_default();
+    let share = stage.utilization;
+    format!("  {:<10} {:>3.0}% [{}]{queue}", stage.name, share * 100.0, cells(share))
+}
+
+/// A share as a bar.
+fn cells(share: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "held between 0 and the number of cells"
+    )]
+    let full = (share.clamp(0.0, 1.0) * CELLS as f64).round() as usize;
+    format!("{}{}", "#".repeat(full), ".".repeat(CELLS - full))
 }
 
 /// One line of plain progress.
 fn plain_line(progress: &Progress) -> String {
     let seconds = progress.elapsed.as_secs_f64();
-    let rate = if seconds > 0.0 { progress.bytes_done as f64 / seconds } else { 0.0 };
+    let average = if seconds > 0.0 { progress.bytes_done as f64 / seconds } else { 0.0 };
+    let rate = if progress.bytes_per_sec > 0.0 { progress.bytes_per_sec } else { average };
     let mut text = format!(
         "{}: {} of {}, {} of {} files, {}",
         progress.phase,
@@ -196,18 +282,18 @@ fn plain_line(progress: &Progress) -> String {
         progress.files_known,
         format_rate(rate),
     );
-    let left = progress.bytes_known.saturating_sub(progress.bytes_done) as f64;
-    if progress.all_known && left > 0.0 && rate > 0.0 {
-        // Rounded up, so that it is 0 only at the end.
-        text.push_str(&format!(", {:.0} s left", (left / rate).ceil()));
+    push_left(&mut text, progress);
+    if let Some((stage, utilization)) = progress.busiest {
+        text.push_str(&format!(", {stage} {:.0}%", utilization * 100.0));
     }
-    push_busiest(&mut text, progress);
     text
 }
 
-fn push_busiest(text: &mut String, progress: &Progress) {
-    if let Some((stage, utilization)) = progress.busiest {
-        text.push_str(&format!(", {stage} {:.0}%", utilization * 100.0));
+/// The time that is left; rounded up, so that it is 0 only at the end.
+fn push_left(text: &mut String, progress: &Progress) {
+    if let Some(left) = progress.remaining.filter(|_| progress.bytes_known > progress.bytes_done) {
+        let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+        text.push_str(&format!(", {} left", humantime::format_duration(Duration::from_secs(seconds))));
     }
 }
 
@@ -225,6 +311,8 @@ mod tests {
         progress.all_known = true;
         progress.elapsed = Duration::from_secs(10);
         progress.busiest = Some(("compress", 0.974));
+        progress.bytes_per_sec = 5_242_880.0;
+        progress.remaining = Some(Duration::from_millis(9_500));
         progress
     }
 
@@ -233,13 +321,16 @@ mod tests {
         let bar = new_bar();
         bar.set_draw_target(ProgressDrawTarget::hidden());
         bar.set_message(bar_message(&halfway()));
-        assert_eq!(bar.message(), "pack 3/6 files, compress 97%");
+        assert_eq!(bar.message(), "50 MiB of 100 MiB 5 MiB/s, 10s left, pack 3 of 6 files");
+        for (columns, rows) in [(0, 0), (20, 5), (80, 24), (200, 50)] {
+            [true, false].into_iter().for_each(|has_stages| bar.set_style(Room::of(columns, rows).style(has_stages)));
+        }
     }
 
     #[test]
     fn a_plain_line_names_phase_figures_time_left_and_busiest_stage() {
         let line = plain_line(&halfway());
-        for part in ["pack: ", "3 of 6 files", ", 10 s left", ", compress 97%"] {
+        for part in ["pack: ", "3 of 6 files", ", 10s left", ", compress 97%"] {
             assert!(line.contains(part), "{part} in {line}");
         }
     }
@@ -247,9 +338,32 @@ mod tests {
     #[test]
     fn no_time_left_is_told_while_the_end_is_not_known() {
         let mut progress = halfway();
-        progress.all_known = false;
+        progress.remaining = None;
         assert!(!plain_line(&progress).contains("left"));
         assert!(!plain_line(&Progress::default()).contains("left"));
+    }
+
+    #[test]
+    fn each_stage_has_a_line_where_there_is_room_for_all() {
+        let mut progress = halfway();
+        let mut stage = StageProgress::default();
+        (stage.name, stage.utilization) = ("scan", 0.0);
+        progress.stages.push(stage.clone());
+        (stage.name, stage.utilization, stage.queue) = ("decompress", 1.0, Some((65_536, 65_536)));
+        progress.stages.push(stage);
+        progress.buffers = Some((48 << 20, 96 << 20));
+        let lines = stage_lines(&progress, Room::of(80, 24));
+        let expected = [
+            "  scan         0% [....................]",
+            "  decompress 100% [####################] queue 65536/65536",
+            "  buffers     50% [##########..........] 48 MiB of 96 MiB",
+        ];
+        let lines: Vec<_> = lines.lines().collect();
+        assert_eq!(lines, expected);
+        assert!(lines.iter().all(|line| line.len() <= STAGE_COLUMNS));
+        for (columns, rows) in [(STAGE_COLUMNS, 24), (80, 5)] {
+            assert_eq!(stage_lines(&progress, Room::of(columns, rows)), "", "{columns} x {rows}");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! A file of results put in its place in one step: an older one is replaced, and whoever reads it meanwhile has the whole of
 //! one.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flint_pipe::{Error, FileOp};
 
@@ -12,19 +13,45 @@ use flint_pipe::{Error, FileOp};
 /// # Errors
 /// [`Error::Refused`] if what is there is no file, so that no device is ever renamed away; [`Error::Io`].
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let place = place(path)?;
-    let temporary = temporary(&place);
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&temporary)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| std::fs::rename(&temporary, &place));
-    written.map_err(|error| {
-        // If this fails too, the first failure still says more.
-        let _ = std::fs::remove_file(&temporary);
-        Error::io(FileOp::Write, path, error)
-    })
+    let mut replacement = Replacement::begin(path)?;
+    let written = replacement.file.write_all(bytes);
+    written.map_err(|error| Error::io(FileOp::Write, path, error)).and_then(|()| replacement.finish())
+}
+
+/// A file that is being written and not yet in its place; gone, if it never gets there.
+#[derive(Debug)]
+pub(crate) struct Replacement {
+    /// What is written.
+    pub(crate) file: File,
+    path: PathBuf,
+    place: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Replacement {
+    /// Begins one beside `path`.
+    ///
+    /// # Errors
+    /// As [`replace`].
+    pub(crate) fn begin(path: &Path) -> Result<Self, Error> {
+        let place = place(path)?;
+        let temporary = temporary(&place);
+        let made = OpenOptions::new().write(true).create_new(true).open(&temporary);
+        let file = made.map_err(|error| Error::io(FileOp::Write, path, error))?;
+        Ok(Self { file, path: path.to_owned(), place, temporary })
+    }
+
+    /// Puts it in its place.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        std::fs::rename(&self.temporary, &self.place).map_err(|error| Error::io(FileOp::Write, &self.path, error))
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        // Gone already where it is in its place. Else whatever kept it from there says more than a failure here.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
 }
 
 /// Whether [`replace`] would do, as far as that can be known before there are any bytes: nothing is left behind.
@@ -32,9 +59,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// # Errors
 /// As [`replace`].
 pub(crate) fn check(path: &Path) -> Result<(), Error> {
-    let temporary = temporary(&place(path)?);
-    let made = OpenOptions::new().write(true).create_new(true).open(&temporary);
-    made.and_then(|_| std::fs::remove_file(&temporary)).map_err(|error| Error::io(FileOp::Write, path, error))
+    Replacement::begin(path).map(drop)
 }
 
 /// Where `path` leads to.
@@ -56,8 +81,11 @@ fn place(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
+/// A name of its own, since several may be written at once.
 fn temporary(place: &Path) -> PathBuf {
-    place.with_file_name(format!(".flint-pipe.{}.tmp", std::process::id()))
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    place.with_file_name(format!(".flint-pipe.{}.{number}.tmp", std::process::id()))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use flint_pipe::{ExtractOptions, Overwrite, Preserve, Workers};
 
-use crate::cli::args::{AtArg, DryRunArg, OutputArgs, PasswordArgs, PipelineArgs, RestoreWorkers};
+use crate::cli::args::{AtArg, DryRunArg, OutputArgs, PasswordArgs, PipelineArgs, RecordArgs, RestoreWorkers};
+use crate::cli::record::Records;
 use crate::cli::session::Session;
 
 /// The options of a command that restores files.
@@ -39,6 +40,8 @@ pub(crate) struct RestoreArgs {
     pub(crate) password: PasswordArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) record: RecordArgs,
 }
 
 impl RestoreArgs {
@@ -51,6 +54,7 @@ impl RestoreArgs {
     pub(crate) fn options(&self, files: Vec<PathBuf>, session: &Session) -> ExtractOptions {
         let mut options = ExtractOptions::default();
         options.pipeline = self.pipeline.config(Workers::from(&self.workers), session.cancel());
+        Records::ask(&self.record, &mut options.pipeline);
         options.files = files;
         options.at = self.at.at;
         options.overwrite = self.overwrite.into();

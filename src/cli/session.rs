@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use flint_pipe::{CancelToken, Error, Failed, FileOp, Observer, Password, PipelineConfig, Profile, Report, Vault};
+use flint_pipe::{
+    CancelToken, Error, Failed, FileOp, Interval, Notice, Observer, Password, PipelineConfig, Profile, Progress,
+    Report, Vault,
+};
 
-use crate::cli::args::{OutputArgs, PasswordArgs, ProgressMode};
+use crate::cli::args::{OutputArgs, PasswordArgs, ProgressMode, RecordArgs};
 use crate::cli::exit::Status;
 use crate::cli::password::{self, Origin};
 use crate::cli::progress::Listener;
+use crate::cli::record::{Ended, Records};
 use crate::cli::report::json;
 use crate::cli::report::profile_json::{self, Asked};
 use crate::cli::signals::{self, Limits, Overdue};
@@ -31,6 +35,8 @@ pub(crate) struct Session {
     /// What is to be measured; of `profile` alone, whose object it is part of.
     asked: Option<Asked>,
     listener: Listener,
+    /// The files that tell of the run, once they are made ready.
+    records: OnceLock<Records>,
     cancel: CancelToken,
     password_from: OnceLock<&'static str>,
     life: Mutex<Life>,
@@ -90,6 +96,7 @@ impl Session {
             dry_run,
             asked,
             listener: Listener::new(output.progress),
+            records: OnceLock::new(),
             cancel: CancelToken::new(),
             password_from: OnceLock::new(),
             life: Mutex::new(Life { stage: Stage::Idle, pulled: None }),
@@ -165,6 +172,23 @@ impl Session {
         }
     }
 
+    /// Makes the files ready that are to tell of the run.
+    ///
+    /// # Errors
+    /// One of them cannot be written.
+    pub(crate) fn record(&self, args: &RecordArgs) -> Result<(), Error> {
+        let records = Records::prepare(args, &self.vault)?;
+        // Set once: a command has one run.
+        let _ = self.records.set(records);
+        Ok(())
+    }
+
+    /// Writes these files. What cannot be written any more is told, and changes nothing else.
+    pub(crate) fn write_records(&self, ended: &Ended<'_>) {
+        let Some(records) = self.records.get() else { return };
+        records.write(ended).iter().for_each(|line| self.note(line));
+    }
+
     /// Says that a vault is about to be made for the run that follows: from here on a signal no longer ends the process
     /// at once.
     pub(crate) fn opening(&self) {
@@ -181,7 +205,7 @@ impl Session {
         if let Err(error) = signals::watch(self) {
             self.note(&format!("nobody looks after this run: {error}"));
         }
-        let result = operation(&self.listener);
+        let result = operation(&Ears { listener: &self.listener, records: self.records.get() });
         self.end();
         result
     }
@@ -199,15 +223,26 @@ impl Session {
                 Status::of_failed(failed)
             }
         };
+        let (report, error) = match outcome {
+            Ok(report) => (report, None),
+            Err(failed) => (&*failed.report, Some(&failed.error)),
+        };
+        let summary = summary(report);
+        if self.records.get().is_some() {
+            self.write_records(&Ended {
+                command: self.command,
+                place: &self.vault,
+                status,
+                error: error.map(message::plain),
+                report,
+                profile: None,
+                json: self.object(status, error, report, true),
+                text: error.map_or_else(|| summary.clone(), |error| format!("{}\n{summary}", message::shown(error))),
+            });
+        }
         let printed = match outcome {
-            _ if self.json && status != Status::Usage => {
-                let (report, error) = match outcome {
-                    Ok(report) => (report, None),
-                    Err(failed) => (&*failed.report, Some(&failed.error)),
-                };
-                stdout::print(self.object(status, error, report))
-            }
-            Ok(report) => stdout::print(summary(report)),
+            _ if self.json && status != Status::Usage => stdout::print(self.object(status, error, report, false)),
+            Ok(_) => stdout::print(summary),
             Err(_) => Ok(()),
         };
         self.with_printed(status, printed)
@@ -297,16 +332,20 @@ impl Session {
         self.listener.finish();
         self.tell(error);
         let status = Status::of_kind(error.kind());
+        let mut report = Report::default();
+        if let Some(latest) = self.listener.latest() {
+            report.total_files = latest.files_done;
+            report.successful_files = latest.files_done;
+            report.total_size = latest.bytes_done;
+            report.duration = latest.elapsed;
+        }
+        if let Some(records) = self.records.get() {
+            // Not the rest: what they tell of is in the hands of a run that does not answer.
+            records.write_metrics(self.command, &self.vault, status, &report);
+        }
         if self.json {
-            let mut report = Report::default();
-            if let Some(latest) = self.listener.latest() {
-                report.total_files = latest.files_done;
-                report.successful_files = latest.files_done;
-                report.total_size = latest.bytes_done;
-                report.duration = latest.elapsed;
-            }
             // The status says enough where this cannot be printed.
-            let _ = stdout::print(self.object(status, Some(error), &report));
+            let _ = stdout::print(self.object(status, Some(error), &report, false));
         }
         // Not `process::exit`: its handlers would run beside threads that hang.
         signal_hook::low_level::exit(status.code().into())
@@ -341,7 +380,8 @@ impl Session {
         }
     }
 
-    fn object(&self, status: Status, error: Option<&Error>, report: &Report) -> String {
+    /// - `with_timeline`: how it went over time is in it, too.
+    fn object(&self, status: Status, error: Option<&Error>, report: &Report, with_timeline: bool) -> String {
         if let Some(asked) = &self.asked {
             // What was measured is in the hands of a run that does not answer.
             return profile_json::object(&profile_json::Outcome {
@@ -359,10 +399,33 @@ impl Session {
             exit_code: status.code(),
             error: error.map(message::plain),
             report,
+            with_timeline,
         })
     }
 
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hears what a run tells, for the person and for the files.
+struct Ears<'s> {
+    listener: &'s Listener,
+    records: Option<&'s Records>,
+}
+
+impl Observer for Ears<'_> {
+    fn notice(&self, notice: &Notice) {
+        self.listener.notice(notice);
+    }
+
+    fn progress(&self, progress: &Progress) {
+        self.listener.progress(progress);
+    }
+
+    fn interval(&self, interval: &Interval<'_>) {
+        if let Some(records) = self.records {
+            records.interval(interval);
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use flint_pipe::PipelineConfig;
-use signal_hook::consts::signal::{SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::cli::password;
@@ -28,7 +28,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// inherited by a password command.
 pub(crate) fn install(session: &Arc<Session>) -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGQUIT])?;
+    let mut wanted = vec![SIGINT, SIGTERM, SIGQUIT];
+    // A run that was begun with `nohup` goes on without its terminal; any other ends as if it were asked to.
+    if !is_ignored(SIGHUP) {
+        wanted.push(SIGHUP);
+    }
+    let mut signals = Signals::new(wanted)?;
     let session = Arc::clone(session);
     let listen = move || {
         for signal in signals.forever() {
@@ -44,6 +49,14 @@ pub(crate) fn install(session: &Arc<Session>) -> io::Result<()> {
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
     Ok(())
+}
+
+/// Whether whoever began this process had it ignore `signal`; no, where `/proc` cannot tell.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal - 1)) != 0
 }
 
 /// Looks after the run of `session` until it has ended.

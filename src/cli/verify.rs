@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use flint_pipe::{Failed, Report, VerifyOptions, Workers};
 
-use crate::cli::args::{DecodeWorkers, DryRunArg, OutputArgs, PasswordArgs, PipelineArgs, VaultArg};
+use crate::cli::args::{DecodeWorkers, DryRunArg, OutputArgs, PasswordArgs, PipelineArgs, RecordArgs, VaultArg};
 use crate::cli::exit::Status;
+use crate::cli::record::Records;
 use crate::cli::report::text;
 use crate::cli::session::Session;
 
@@ -35,6 +36,8 @@ pub(crate) struct Args {
     password: PasswordArgs,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    record: RecordArgs,
 }
 
 /// Parses the value of `--read-data-subset`.
@@ -54,10 +57,12 @@ pub(crate) fn run(args: &Args) -> Status {
 fn verify(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     let mut options = VerifyOptions::default();
     options.pipeline = args.pipeline.config(Workers::from(&args.workers), session.cancel());
+    Records::ask(&args.record, &mut options.pipeline);
     options.at = args.at;
     options.quick = args.quick;
     options.read_data_subset = args.read_data_subset;
     options.dry_run = args.dry_run.dry_run;
+    session.record(&args.record)?;
 
     let vault = session.open(&args.password)?;
     session.operate(&options.pipeline, |observer| vault.verify(&options, observer))

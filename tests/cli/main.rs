@@ -9,6 +9,7 @@ mod exit_codes;
 mod listing;
 mod passwords;
 mod profiling;
+mod records;
 mod removing;
 mod restoring;
 mod results;

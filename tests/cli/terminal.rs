@@ -32,6 +32,13 @@ struct Terminal {
 impl Terminal {
     /// Starts the program in `place` on a terminal of `columns`, without any password.
     fn start(place: &Place, line: &str, columns: u16, variables: &[(&str, &str)]) -> Self {
+        let program = [env!("CARGO_BIN_EXE_flint-pipe")];
+        let words: Vec<&str> = program.into_iter().chain(line.split_whitespace()).collect();
+        Self::start_program(place, &words, columns, variables)
+    }
+
+    /// The same of any program.
+    fn start_program(place: &Place, words: &[&str], columns: u16, variables: &[(&str, &str)]) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&master).expect("it is ours");
         unlockpt(&master).expect("it is ours");
@@ -43,8 +50,7 @@ impl Terminal {
         // A terminal can be the one of a process only if that leads a session: what `setsid` is for.
         let child = Command::new("setsid")
             .arg("--ctty")
-            .arg(env!("CARGO_BIN_EXE_flint-pipe"))
-            .args(line.split_whitespace())
+            .args(words)
             .current_dir(place.directory.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -222,6 +228,55 @@ fn a_bar_is_drawn_on_a_terminal_and_taken_away_before_the_result() {
         let after = before.rfind("\x1b[2K").map(|at| &before[at + 4..]).expect("something is erased");
         assert!(!rest_of_bar(after), "{after:?} is left");
         assert!(!rest_of_bar(result), "{result:?}");
+    }
+}
+
+#[test]
+fn each_stage_has_a_line_where_the_terminal_has_room() {
+    let place = Place::new();
+    place.file("heavy", &heavy(30_000_000));
+    let line = "add -v v -s heavy --level 12 --chunk-size 512K";
+    let mut terminal = Terminal::start(&place, line, 80, &[("FLINT_PASSWORD", PASSWORD)]);
+    for part in ["pack ", "  compress ", "] queue ", "  buffers "] {
+        terminal.waits_for(part);
+    }
+    // What does not fit any more goes, and the whole stays.
+    tcsetwinsize(&terminal.master, Winsize { ws_row: 4, ws_col: 30, ws_xpixel: 0, ws_ypixel: 0 }).expect("its size");
+    let (ended, seen) = terminal.ends();
+    assert_eq!(ended.code(), Some(0), "{seen}");
+    assert!(!rest_of_bar(seen.rsplit("added to v").next().expect("a part")), "{seen:?}");
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_a_run_as_if_it_were_asked_to_unless_it_was_begun_to_go_on() {
+    for (line, code) in [("add -v v -s heavy", Some(130)), ("nohup", Some(0))] {
+        let place = Place::new();
+        place.file("heavy", &heavy(20_000_000));
+        let run = "add -v v -s heavy --level 12 --chunk-size 512K";
+        let program = env!("CARGO_BIN_EXE_flint-pipe");
+        let script = format!("trap '' HUP; exec {program} {run} >result");
+        let words: Vec<&str> = if line == "nohup" {
+            vec!["sh", "-c", &script]
+        } else {
+            [program].into_iter().chain(run.split(' ')).collect()
+        };
+        let mut terminal = Terminal::start_program(&place, &words, 80, &[("FLINT_PASSWORD", PASSWORD)]);
+        terminal.waits_for("pack ");
+        let Terminal { master, child, written, .. } = terminal;
+        drop(master);
+        // Its copy in the thread that reads is the last: it ends when nobody takes what is read.
+        drop(written);
+        let mut child = child;
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("it can be waited for") {
+                break status;
+            }
+            assert!(began.elapsed() < LIMIT, "{line}: it has not ended");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(status.code(), code, "{line}");
+        assert_eq!(place.path("v").exists(), code == Some(0), "{line}: what was not finished is taken away");
     }
 }
 

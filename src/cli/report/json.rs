@@ -28,6 +28,8 @@ pub(crate) struct Outcome<'a> {
     pub(crate) error: Option<String>,
     /// What it did until then.
     pub(crate) report: &'a Report,
+    /// How it went over time is in it, too.
+    pub(crate) with_timeline: bool,
 }
 
 /// The object, with a line end.
@@ -63,6 +65,7 @@ pub(crate) fn object(outcome: &Outcome<'_>) -> String {
         learnt: report.learnt.iter().map(|(stage, what)| Lesson { stage, what }).collect(),
         bottleneck: report.bottleneck.as_ref().map(Bound::from),
         stages: Stages(&report.stages),
+        timeline: outcome.with_timeline.then(|| Timeline::from(&report.timeline)),
         errors: report.errors.iter().map(Failure::from).collect(),
     };
     let text = serde_json::to_string(&object).expect("these fields are numbers, strings and maps with string keys");
@@ -104,7 +107,52 @@ struct Object<'a> {
     learnt: Vec<Lesson<'a>>,
     bottleneck: Option<Bound<'a>>,
     stages: Stages<'a>,
+    /// In a report file alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeline: Option<Timeline<'a>>,
     errors: Vec<Failure<'a>>,
+}
+
+/// How a run went over time.
+#[derive(Serialize)]
+pub(crate) struct Timeline<'a> {
+    period_secs: f64,
+    stages: &'a [&'static str],
+    budget_bytes: u64,
+    samples: Vec<Sample>,
+}
+
+#[derive(Serialize)]
+struct Sample {
+    at_secs: f64,
+    length_secs: f64,
+    bytes: u64,
+    files: u64,
+    memory_bytes: u64,
+    buffer_bytes: u64,
+    utilization: Vec<f64>,
+    queue: Vec<f64>,
+}
+
+impl<'a> From<&'a flint_pipe::Timeline> for Timeline<'a> {
+    fn from(timeline: &'a flint_pipe::Timeline) -> Self {
+        let sample = |sample: &flint_pipe::Sample| Sample {
+            at_secs: sample.at.as_secs_f64(),
+            length_secs: sample.length.as_secs_f64(),
+            bytes: sample.bytes,
+            files: sample.files,
+            memory_bytes: sample.memory,
+            buffer_bytes: sample.buffers,
+            utilization: sample.stages.iter().map(|stage| stage.utilization).collect(),
+            queue: sample.stages.iter().map(|stage| stage.queue).collect(),
+        };
+        Self {
+            period_secs: timeline.period.as_secs_f64(),
+            stages: &timeline.stages,
+            budget_bytes: timeline.budget,
+            samples: timeline.samples.iter().map(sample).collect(),
+        }
+    }
 }
 
 /// What is left of a damaged vault.
@@ -406,8 +454,15 @@ mod tests {
     use super::*;
 
     fn parsed(report: &Report, error: Option<String>) -> Value {
-        let outcome =
-            Outcome { command: "add", dry_run: false, vault: Path::new("a.flint"), exit_code: 3, error, report };
+        let outcome = Outcome {
+            command: "add",
+            dry_run: false,
+            vault: Path::new("a.flint"),
+            exit_code: 3,
+            error,
+            report,
+            with_timeline: false,
+        };
         serde_json::from_str(&object(&outcome)).expect("it is JSON")
     }
 
@@ -420,6 +475,7 @@ mod tests {
             exit_code: 0,
             error: None,
             report: &Report::default(),
+            with_timeline: false,
         };
         let text = object(&outcome);
         let mut last = 0;
@@ -480,6 +536,7 @@ mod tests {
             exit_code: 0,
             error: None,
             report: &report,
+            with_timeline: false,
         });
         assert!(text.contains(r#""workers":{"scan":1,"read":2,"compress":8}"#), "{text}");
     }
