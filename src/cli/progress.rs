@@ -172,9 +172,9 @@ fn next(count: &mut u64) -> bool {
 }
 
 /// What counts as moving.
-fn figures(progress: &Progress) -> (u64, u64, u64, u64, bool, &'static str) {
-    let Progress { files_done, files_known, bytes_done, bytes_known, all_known, phase, .. } = *progress;
-    (files_done, files_known, bytes_done, bytes_known, all_known, phase)
+fn figures(progress: &Progress) -> (u64, u64, u64, bool, &'static str) {
+    let Progress { activity, files_known, bytes_known, all_known, phase, .. } = *progress;
+    (activity, files_known, bytes_known, all_known, phase)
 }
 
 /// The bar alone; its message is cut where the terminal ends.
@@ -376,7 +376,7 @@ mod tests {
         later.elapsed += Duration::from_secs(1);
         listener.progress(&later);
         assert_eq!(listener.unmoved_since(), Some(first));
-        later.bytes_done += 1;
+        later.activity += 1;
         listener.progress(&later);
         assert_ne!(listener.unmoved_since(), Some(first));
     }
@@ -388,7 +388,7 @@ mod tests {
         listener.notice(&Notice::WaitingForLock { vault: "a.flint".into() });
         assert_eq!(listener.unmoved_since(), None);
         let mut later = halfway();
-        later.files_done += 1;
+        later.activity += 1;
         listener.progress(&later);
         assert!(listener.unmoved_since().is_some());
     }

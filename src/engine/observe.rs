@@ -59,12 +59,14 @@ pub struct Progress {
     pub files_done: u64,
     /// Entries but directories, as far as they are known.
     pub files_known: u64,
-    /// Bytes of file content done.
+    /// Bytes of file content done; of files under way, what is packed or written of them, as far as that is known.
     pub bytes_done: u64,
     /// Bytes of file content, as far as they are known.
     pub bytes_known: u64,
     /// Whether the known figures are final.
     pub all_known: bool,
+    /// Rises whenever anything moves, be it a chunk of a file that is not done for long: that it stands still is a stall.
+    pub activity: u64,
     /// Time since the run began.
     pub elapsed: Duration,
     /// The stage that was busiest lately, and its utilization, 0 to 1.

@@ -379,6 +379,7 @@ impl<'a> Run<'a> {
             bytes_done: counters.bytes_done.load(Ordering::Relaxed),
             bytes_known: counters.bytes_known.load(Ordering::Relaxed),
             all_known: counters.all_known.load(Ordering::Relaxed),
+            activity: counters.activity.load(Ordering::Relaxed),
             elapsed: self.started.elapsed(),
             phase: if self.phase.load(Ordering::Acquire) == Phase::Commit as u8 { "commit" } else { self.phase_name },
             ..Progress::default()

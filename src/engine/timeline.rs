@@ -142,6 +142,8 @@ impl Lookout {
         progress.stages = gauges.iter().zip(&mut self.watched).map(|(gauge, own)| own.look(gauge, elapsed)).collect();
         let busiest = progress.stages.iter().max_by(|one, other| one.utilization.total_cmp(&other.utilization));
         progress.busiest = busiest.map(|stage| (stage.name, stage.utilization));
+        let passed = self.content_passed(progress) + counters.bytes_kept.load(Ordering::Relaxed);
+        progress.bytes_done = progress.bytes_done.max(passed.min(progress.bytes_known));
         let (bytes, files) = (progress.bytes_done, progress.files_done);
         let per_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed.as_secs_f64().max(1e-9);
         progress.bytes_per_sec = self.rate.follow(per_second(bytes, self.done.0), elapsed, RATES_OVER);
@@ -149,6 +151,18 @@ impl Lookout {
         self.done = (bytes, files);
         progress.remaining = self.remaining(progress, counters, files_per_sec);
         self.sample(gauges, buffers, now, progress);
+    }
+
+    /// Content that is packed, or written, though the files that it belongs to are not done.
+    fn content_passed(&self, progress: &Progress) -> u64 {
+        let seen = |name: &str| {
+            let at = progress.stages.iter().position(|stage| stage.name == name)?;
+            Some(self.watched[at].seen.bytes_in)
+        };
+        match seen("compress") {
+            Some(packed) => packed,
+            None => seen("decompress").and_then(|_| seen("write")).unwrap_or(0),
+        }
     }
 
     /// What is left to do for the stage that is busiest, at the speed that it has had lately.

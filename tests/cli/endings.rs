@@ -1,6 +1,6 @@
 //! How a command ends that does not end well, and what it leaves behind.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flint_pipe::{FileStorage, Lock, LockMode, Storage as _};
 use serde_json::{Value, json};
@@ -218,4 +218,15 @@ fn a_limit_on_file_sizes_is_a_failed_write_and_no_death() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("File too large"), "{}", stderr(&output));
     assert!(place.bytes("v") == before, "the vault has changed");
+}
+
+#[test]
+fn a_file_that_takes_longer_than_the_stall_timeout_is_no_stall_while_it_moves() {
+    let place = Place::new();
+    place.file("heavy", &heavy(48_000_000));
+    // Longer than the timeout and the grace behind it, in one file.
+    let began = Instant::now();
+    let output = place.unlocked("add -v v -s heavy --level 17 --chunk-size 256K --stall-timeout 2s");
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert!(began.elapsed() > Duration::from_secs(4), "it was over too soon to say anything: {:?}", began.elapsed());
 }
