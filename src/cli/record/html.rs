@@ -240,7 +240,10 @@ impl Page {
             })
             .collect();
         self.raw("<div class=\"scroll\"><table>\n");
-        self.row("th", &["stage", "threads", "queue", "why"].map(str::to_owned));
+        self.raw("<tr>");
+        ["stage", "threads", "queue"].into_iter().for_each(|head| self.tag("th", head));
+        self.tag("th class=\"words\"", "why");
+        self.raw("</tr>\n");
         for row in rows {
             self.raw("<tr>");
             row[..3].iter().for_each(|cell| self.tag("td", cell));

@@ -19,6 +19,8 @@
   const shown = (divisor, digits, word) => (_, v) => (v == null ? "–" : `${(v / divisor).toFixed(digits)}${word}`);
   const seconds = (_, v) => (v == null ? "–" : `${v.toFixed(2)} s`);
   const digits = (most, divisor) => (most / divisor >= 20 ? 0 : most / divisor >= 2 ? 1 : 2);
+  const MIB = 1048576;
+  const inMib = (list) => list.map((v) => (v == null ? v : v / MIB));
   const most = (...lists) => Math.max(1e-9, ...lists.flat().filter(Number.isFinite));
 
   function draw(id, options, data) {
@@ -31,7 +33,9 @@
     charts.push(() => chart.setSize({ width: width(), height: HEIGHT }));
   }
 
-  const t = figures.t;
+  // Each sample is of the time before it: so the first value holds from the beginning on.
+  const t = [0, ...figures.t];
+  const from0 = (list) => [list[0], ...list];
   const time = (label, value) => ({ label, value });
   const timeAxis = axis("seconds", unit(1, digits(most(t), 1)), 44);
   const overTime = (y, series) => ({
@@ -40,36 +44,35 @@
     series: [time("at", seconds), ...series.lines],
   });
 
-  if (t.length > 1) {
-    const rates = figures.rate;
+  if (figures.t.length > 1) {
+    const rates = from0(inMib(figures.rate));
     draw("throughput", overTime({ range: [0, most(rates) * 1.08] }, {
-      axes: [axis("MiB/s", unit(1048576, digits(most(rates), 1048576)), 58)],
-      lines: [line("content", 0, {
-        value: shown(1048576, 1, " MiB/s"), fill: () => `${colour("--c0")}22`,
-      })],
+      axes: [axis("MiB/s", unit(1, digits(most(rates), 1)), 58)],
+      lines: [line("content", 0, { value: shown(1, 1, " MiB/s"), fill: () => `${colour("--c0")}22` })],
     }), [t, rates]);
     const share = { range: [0, 1.02] };
     const percent = axis("%", unit(0.01, 0), 50);
-    const byStage = (key) => figures.stages.filter((stage) => stage[key]);
     const colours = new Map(figures.stages.map((stage, number) => [stage.name, number]));
     for (const [id, key] of [["utilization", "utilization"], ["queues", "queue"]]) {
-      const stages = byStage(key);
+      const stages = figures.stages.filter((stage) => stage[key]);
       draw(id, overTime(share, {
         axes: [percent],
         lines: stages.map((stage) => line(stage.name, colours.get(stage.name), { value: shown(0.01, 0, " %") })),
-      }), [t, ...stages.map((stage) => stage[key])]);
+      }), [t, ...stages.map((stage) => from0(stage[key]))]);
     }
     const limits = [];
-    if (figures.budget) limits.push(["buffers at most", figures.budget, 1]);
-    if (figures.planned) limits.push(["planned peak", figures.planned, 0]);
-    draw("memory", overTime({ range: [0, most(figures.memory, limits.map(([, at]) => at)) * 1.08] }, {
-      axes: [axis("MiB", unit(1048576, 0), 58)],
+    if (figures.budget) limits.push(["buffers at most", figures.budget / MIB, 1]);
+    if (figures.planned) limits.push(["planned peak", figures.planned / MIB, 0]);
+    const memory = from0(inMib(figures.memory));
+    const value = shown(1, 0, " MiB");
+    draw("memory", overTime({ range: [0, most(memory, limits.map(([, at]) => at)) * 1.08] }, {
+      axes: [axis("MiB", unit(1, 0), 58)],
       lines: [
-        line("resident", 0, { value: shown(1048576, 0, " MiB") }),
-        line("buffers", 1, { value: shown(1048576, 0, " MiB") }),
-        ...limits.map(([label, , number]) => line(label, number, { value: shown(1048576, 0, " MiB"), dash: [6, 5] })),
+        line("resident", 0, { value }),
+        line("buffers", 1, { value }),
+        ...limits.map(([label, , number]) => line(label, number, { value, dash: [6, 5] })),
       ],
-    }), [t, figures.memory, figures.buffers, ...limits.map(([, at]) => t.map(() => at))]);
+    }), [t, memory, from0(inMib(figures.buffers)), ...limits.map(([, at]) => t.map(() => at))]);
   }
 
   // HdrHistogram's plot: the x axis is 1 / (1 - percentile), logarithmic.
@@ -96,9 +99,9 @@
     draw("latency", {
       scales: { x: { time: false, distr: 3, range: [1, Math.max(10, highest)] }, y: { distr: 3, range: [low, high] } },
       axes: [
-        { ...axis("percentile", (_, splits) => splits.map((x) => `${percentile(x)} %`), 44),
+        { ...axis("percentile", (_, splits) => splits.map((x) => (x == null ? "" : `${percentile(x)} %`)), 44),
           splits: () => powers(1, Math.max(10, highest)).filter((x) => x <= Math.max(10, highest)) },
-        { ...axis("", (_, splits) => splits.map((v) => micros(Number(v.toPrecision(3)))), 62),
+        { ...axis("", (_, splits) => splits.map((v) => (v == null ? "" : micros(Number(v.toPrecision(3))))), 62),
           splits: () => powers(low, high) },
       ],
       series: [
@@ -112,21 +115,21 @@
 
   // The sweep: speed by size; the front is a line.
   if (figures.sweep.length > 0) {
-    const points = [...figures.sweep].sort((a, b) => a.size - b.size || a.rate - b.rate);
+    const points = figures.sweep.map((p) => ({ ...p, rate: p.rate && p.rate / MIB, predicted: p.predicted / MIB })).sort((a, b) => a.size - b.size || a.rate - b.rate);
     const xs = points.map((p) => p.size * 100);
     const front = points.filter((p) => p.pareto);
     const dots = (label, number, more) => line(label, number, {
-      value: shown(1048576, 1, " MiB/s"), paths: () => null,
+      value: shown(1, 1, " MiB/s"), paths: () => null,
       points: { show: true, size: 7, fill: () => colour(`--c${number}`) }, ...more,
     });
     const rates = points.flatMap((p) => [p.rate, p.predicted]);
     draw("pareto", {
       scales: { x: { time: false }, y: { range: [0, most(rates) * 1.08] } },
-      axes: [axis("% of the content's size", unit(1, 1), 44), axis("MiB/s", unit(1048576, 0), 58)],
+      axes: [axis("% of the content's size", unit(1, 1), 44), axis("MiB/s", unit(1, 0), 58)],
       series: [
         time("size", (_, v) => (v == null ? "–" : `${v.toFixed(1)} %`)),
         dots("measured", 1),
-        line("best", 0, { spanGaps: true, value: shown(1048576, 1, " MiB/s"), points: { show: true, size: 9 } }),
+        line("best", 0, { spanGaps: true, value: shown(1, 1, " MiB/s"), points: { show: true, size: 9 } }),
         dots("predicted", 4, { points: { show: true, size: 5, stroke: () => colour("--c4") } }),
       ],
     }, [xs, points.map((p) => p.rate), points.map((p) => (front.includes(p) ? p.rate : undefined)),
