@@ -184,7 +184,7 @@ const NARROW: &str = "{wide_msg}";
 /// Columns from which on there is room for a bar.
 const WIDE: usize = 72;
 /// Columns that a line of a stage takes.
-const STAGE_COLUMNS: usize = 60;
+const STAGE_COLUMNS: usize = 66;
 /// Cells of a stage's own bar.
 const CELLS: usize = 20;
 

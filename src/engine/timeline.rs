@@ -68,16 +68,19 @@ struct Seen {
     bytes: u64,
 }
 
-/// A value that follows what it is told, but slowly.
+/// A value that follows what it is told, but slowly: the mean at first, and later that of the last while.
 #[derive(Debug, Clone, Copy, Default)]
-struct Smooth(Option<f64>);
+struct Smooth {
+    value: f64,
+    age: Duration,
+}
 
 impl Smooth {
     fn follow(&mut self, value: f64, elapsed: Duration, over: Duration) -> f64 {
-        let weight = 1.0 - (-elapsed.as_secs_f64() / over.as_secs_f64()).exp();
-        let next = self.0.map_or(value, |before| before + (value - before) * weight);
-        self.0 = Some(next);
-        next
+        self.age += elapsed;
+        let window = self.age.min(over).as_secs_f64().max(1e-9);
+        self.value += (value - self.value) * (elapsed.as_secs_f64() / window).min(1.0);
+        self.value
     }
 }
 
@@ -178,7 +181,7 @@ impl Lookout {
                 let taken = self.watched[at].seen.bytes_in as f64 * share;
                 let kept = counters.bytes_kept.load(Ordering::Relaxed);
                 let before_it = progress.bytes_known.saturating_sub(kept) as f64 - taken;
-                before_it.clamp(0.0, left as f64) / (self.watched[at].rate.0? * share)
+                before_it.clamp(0.0, left as f64) / (self.watched[at].rate.value * share)
             }
         };
         Duration::try_from_secs_f64(seconds).ok()
