@@ -167,6 +167,11 @@ pub use crate::primitives::fs::Timestamp;
 pub use crate::primitives::storage::{FileStorage, FsVaultDir, Lock, LockMode, Storage, VaultDir};
 pub use crate::primitives::units::{FileOffset, format_rate, format_size, parse_size};
 
+/// The guide's examples, compiled and run with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/GUIDE.md")]
+struct Guide;
+
 /// What [`Interval`] is made of: version 7 of the crate hdrhistogram.
 pub use hdrhistogram::Histogram;
 
