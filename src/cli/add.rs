@@ -91,7 +91,10 @@ pub(crate) fn run(args: &Args) -> Status {
 
 fn add(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     let options = options(args, session)?;
-    session.record(&args.record)?;
+    let base = args.directory.as_deref().unwrap_or(Path::new(""));
+    let sources: Vec<PathBuf> = args.source.iter().map(|source| base.join(source)).collect();
+    let others = sources.iter().map(PathBuf::as_path).chain(args.password.file()).chain(args.exclude.files());
+    session.record(&args.record, &others.collect::<Vec<_>>())?;
     let is_new = !args.no_create && !session.vault_exists()?;
     let create = CreateOptions::default();
     let vault = if args.no_create {

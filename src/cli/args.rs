@@ -82,6 +82,20 @@ pub(crate) struct RecordArgs {
     pub(crate) metrics: Option<PathBuf>,
 }
 
+impl RecordArgs {
+    /// Whether nothing is asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.report.is_empty() && self.hlog.is_none() && self.trace.is_none() && self.metrics.is_none()
+    }
+}
+
+impl PasswordArgs {
+    /// The file that the password is in.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.password_file.as_deref().filter(|path| *path != Path::new("-"))
+    }
+}
+
 /// When progress is shown, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProgressMode {

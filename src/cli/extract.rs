@@ -54,7 +54,7 @@ fn extract(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     let mut options = args.restore.options(names(&args.files, &args.target)?, session);
     options.include.clone_from(&args.include);
     options.exclude.clone_from(&args.exclude);
-    session.record(&args.restore.record)?;
+    session.record(&args.restore.record, &args.restore.password.file().into_iter().collect::<Vec<_>>())?;
     let vault = session.open(&args.restore.password)?;
     session.operate(&options.pipeline, |observer| vault.extract(&args.output, &options, observer))
 }

@@ -45,10 +45,12 @@ pub(crate) fn run(args: &Args) -> Status {
     let dry_run = args.restore.is_dry_run();
     let session = Session::reporting("get", &args.vault.path, output, dry_run);
     let outcome = get(args, &session);
-    session.finish(&outcome, |report| match args.stdout {
-        true => String::new(),
-        false => text::restored(&args.vault.path, directory(args), dry_run, report),
-    })
+    if args.stdout {
+        let to = Path::new("standard output");
+        let report = outcome.as_ref().unwrap_or_else(|failed| &failed.report);
+        return session.finish_printed(&outcome, &text::restored(&args.vault.path, to, dry_run, report));
+    }
+    session.finish(&outcome, |report| text::restored(&args.vault.path, directory(args), dry_run, report))
 }
 
 fn get(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
@@ -58,7 +60,7 @@ fn get(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     }
     let names = args.target.iter().map(|target| stored_name(target)).collect();
     let options = args.restore.options(names, session);
-    session.record(&args.restore.record)?;
+    session.record(&args.restore.record, &args.restore.password.file().into_iter().collect::<Vec<_>>())?;
     let vault = session.open(&args.restore.password)?;
     if args.stdout {
         to_stdout(args, &vault, options, session)

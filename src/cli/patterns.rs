@@ -75,6 +75,14 @@ impl Excludes {
         self.given.iter().filter(|given| **given == Given::File(PathBuf::from("-"))).count()
     }
 
+    /// The files that patterns are in.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.given.iter().filter_map(|given| match given {
+            Given::File(path) if path != Path::new("-") => Some(path.as_path()),
+            _ => None,
+        })
+    }
+
     /// The patterns, with the files read.
     ///
     /// # Errors

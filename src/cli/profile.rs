@@ -118,11 +118,24 @@ fn share(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: &Args) -> Status {
     let asked = asked(args);
     let session = Session::profiling(args.place(), args.output, asked.clone());
-    let (baseline, outcome) = match session.record(&args.record).and_then(|()| prepare(args)) {
+    let (baseline, outcome) = match record(args, &session).and_then(|()| prepare(args)) {
         Ok(baseline) => (baseline, measure(args, &session)),
         Err(error) => (None, Err(error.into())),
     };
     finish(args, &asked, &session, baseline, &outcome)
+}
+
+/// Makes the files ready; a rehearsal has none.
+fn record(args: &Args, session: &Session) -> Result<(), Error> {
+    let base = args.directory.as_deref().unwrap_or(Path::new(""));
+    let sources: Vec<PathBuf> = args.source.iter().map(|source| base.join(source)).collect();
+    let kept = [&args.measuring.save, &args.measuring.compare];
+    let others = sources.iter().chain(kept.into_iter().flatten()).map(PathBuf::as_path);
+    let others: Vec<&Path> = others.chain(args.password.file()).chain(args.exclude.files()).collect();
+    match args.measuring.dry_run {
+        true => Records::prepare(&args.record, &others).map(drop),
+        false => session.record(&args.record, &others),
+    }
 }
 
 /// What the figures will depend on.

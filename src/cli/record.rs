@@ -8,6 +8,9 @@ mod html;
 mod metrics;
 mod trace;
 
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -19,6 +22,10 @@ use crate::cli::exit::Status;
 use crate::cli::message;
 use crate::cli::record::hlog::Hlog;
 use crate::cli::replace::{self, replace};
+use rustix::fs::OFlags;
+
+/// Failures, and notes, that a report in text has.
+const MOST_LINES: usize = 1000;
 
 /// The form that a report's suffix names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +76,12 @@ pub(crate) struct Ended<'a> {
 impl Records {
     /// Makes ready what `args` ask for.
     ///
-    /// - `vault`: what none of them may be: the vault, or what is measured.
+    /// - `others`: what none of them may be: the vault, and whatever else the command reads or writes.
     ///
     /// # Errors
     /// [`Error::Usage`] for a suffix that names no form, and two files in one place; whatever keeps a file from being
     /// written.
-    pub(crate) fn prepare(args: &RecordArgs, vault: &Path) -> Result<Self, Error> {
+    pub(crate) fn prepare(args: &RecordArgs, others: &[&Path]) -> Result<Self, Error> {
         let reports = args.report.iter().map(|path| match Form::of(path) {
             Some(form) => Ok((path.clone(), form)),
             None => {
@@ -83,13 +90,13 @@ impl Records {
             }
         });
         let reports = reports.collect::<Result<Vec<_>, Error>>()?;
-        let mut places: Vec<(PathBuf, &Path)> = vec![(place(vault), vault)];
-        let others = [&args.hlog, &args.trace, &args.metrics];
-        for path in reports.iter().map(|(path, _)| path).chain(others.into_iter().flatten()) {
-            let own = place(path);
-            if let Some((_, other)) = places.iter().find(|(other, _)| *other == own) {
-                let (path, other) = (escape::path(path), escape::path(other));
-                let what = if places[0].0 == own {
+        let mut known: Vec<(Identity, &Path)> = others.iter().map(|path| (Identity::of(path), *path)).collect();
+        let files = [&args.hlog, &args.trace, &args.metrics];
+        for path in reports.iter().map(|(path, _)| path).chain(files.into_iter().flatten()) {
+            let own = Identity::of(path);
+            if let Some(at) = known.iter().position(|(other, _)| *other == own) {
+                let (path, other) = (escape::path(path), escape::path(known[at].1));
+                let what = if at < others.len() {
                     "would take the place of what is packed or read"
                 } else {
                     "is asked for twice"
@@ -97,7 +104,7 @@ impl Records {
                 return Err(Error::Usage(format!("{path} {what}: {other}")));
             }
             replace::check(path)?;
-            places.push((own, path));
+            known.push((own, path));
         }
         Ok(Self {
             reports,
@@ -132,14 +139,14 @@ impl Records {
             tell(match form {
                 Form::Html => replace(path, html::page(ended).as_bytes()),
                 Form::Json => replace(path, ended.json.as_bytes()),
-                Form::Text => replace(path, ended.text.as_bytes()),
+                Form::Text => replace(path, text(ended).as_bytes()),
             });
         }
         if let Some(hlog) = &self.hlog {
             tell(hlog.finish());
         }
         if let Some(path) = &self.trace {
-            tell(replace(path, trace::events(ended).as_bytes()));
+            tell(trace::write(path, ended));
         }
         tell(self.metrics(ended));
         lines.extend(self.trace.as_ref().and_then(|_| trace::put_together(ended.report)));
@@ -150,8 +157,7 @@ impl Records {
 impl Records {
     fn metrics(&self, ended: &Ended<'_>) -> Result<(), Error> {
         let Some(path) = &self.metrics else { return Ok(()) };
-        // What an earlier run has left there, of which a success is remembered.
-        let before = std::fs::read_to_string(path).unwrap_or_default();
+        let before = earlier(path).unwrap_or_default();
         replace(path, metrics::text(ended, &before, SystemTime::now()).as_bytes())
     }
 
@@ -163,15 +169,71 @@ impl Records {
     }
 }
 
-/// Where a path leads to, as far as there is anything.
-fn place(path: &Path) -> PathBuf {
-    std::fs::canonicalize(path).unwrap_or_else(|_| {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match (std::fs::canonicalize(parent), path.file_name()) {
-            (Ok(parent), Some(name)) => parent.join(name),
-            _ => path.to_owned(),
+/// What an earlier run has left at this path, of which a success is remembered; a little of it, and only of a file: what
+/// else may stand there could keep the reader waiting.
+fn earlier(path: &Path) -> Option<String> {
+    const MOST: u64 = 1 << 20;
+    let nonblock = OFlags::NONBLOCK.bits().cast_signed();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(nonblock).open(path).ok()?;
+    let mut text = String::new();
+    file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    file.take(MOST).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// What a person reads on the terminal: the summary, and what failed.
+fn text(ended: &Ended<'_>) -> String {
+    let mut text = ended.text.clone();
+    let report = ended.report;
+    let failures = report.errors.iter().map(message::entry);
+    for line in failures.take(MOST_LINES) {
+        text.push_str(&format!("error: {line}\n"));
+    }
+    for line in report.notes.iter().take(MOST_LINES) {
+        text.push_str(&format!("note: {}\n", escape::text(line)));
+    }
+    for (count, what) in [(report.errors.len(), "errors"), (report.notes.len(), "notes")] {
+        if count > MOST_LINES {
+            text.push_str(&format!("{} more {what} are not shown\n", count - MOST_LINES));
         }
-    })
+    }
+    text
+}
+
+/// Which file a path leads to, whatever it is called.
+#[derive(Debug, PartialEq, Eq)]
+enum Identity {
+    /// Device and inode of what is there.
+    There(u64, u64),
+    /// Those of the directory in which it would be made, and its name there.
+    Missing(u64, u64, OsString),
+    /// There is not even a directory.
+    Nowhere(PathBuf),
+}
+
+/// A symlink that leads through more others leads nowhere.
+const MOST_LINKS: usize = 40;
+
+impl Identity {
+    fn of(path: &Path) -> Self {
+        let mut path = path.to_owned();
+        for _ in 0..MOST_LINKS {
+            if let Ok(found) = std::fs::metadata(&path) {
+                return Self::There(found.dev(), found.ino());
+            }
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            // What would be written is where a link leads that leads nowhere yet.
+            if let Ok(target) = std::fs::read_link(&path) {
+                path = parent.join(target);
+                continue;
+            }
+            return match (std::fs::metadata(parent), path.file_name()) {
+                (Ok(parent), Some(name)) => Self::Missing(parent.dev(), parent.ino(), name.to_owned()),
+                _ => Self::Nowhere(path),
+            };
+        }
+        Self::Nowhere(path)
+    }
 }
 
 #[cfg(test)]
@@ -200,15 +262,18 @@ mod tests {
         std::os::unix::fs::symlink("a.html", at("link.html")).expect("a link");
         std::fs::write(at("a.html"), "").expect("written");
         std::fs::write(at("v.json"), "").expect("written");
+        std::os::unix::fs::symlink("new.json", at("dangling")).expect("a link");
         let prepare = |reports: &[&str], trace: Option<&str>| {
             let report = reports.iter().map(|name| at(name)).collect();
-            Records::prepare(&RecordArgs { report, trace: trace.map(at), ..RecordArgs::default() }, &at("v.json"))
+            let args = RecordArgs { report, trace: trace.map(at), ..RecordArgs::default() };
+            Records::prepare(&args, &[&at("v.json"), &at("dangling")])
         };
         assert!(prepare(&["a.html", "b.html", "a.json"], Some("t.json")).is_ok());
         for (reports, trace, words) in [
             (&["a.html", "a.html"][..], None, "is asked for twice"),
             (&["a.html", "link.html"], None, "is asked for twice"),
             (&["b.json"], Some("b.json"), "is asked for twice"),
+            (&["new.json"], None, "would take the place of what is packed or read"),
             (&["v.json"], None, "would take the place of what is packed or read"),
             (&["a"], None, "names no form"),
         ] {
@@ -217,6 +282,6 @@ mod tests {
         }
         assert!(matches!(prepare(&["none/a.html"], None), Err(Error::Io { .. })));
         let names = std::fs::read_dir(temp.path()).expect("it is there").count();
-        assert_eq!(names, 3, "nothing is left behind");
+        assert_eq!(names, 4, "nothing is left behind");
     }
 }

@@ -1,14 +1,24 @@
 //! A file of results put in its place in one step: an older one is replaced, and whoever reads it meanwhile has the whole of
 //! one.
+//!
+//! What is being written has no name where the file system can do that (`O_TMPFILE`), so that nothing is left behind
+//! however the process ends; elsewhere it has one that nobody else has.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use flint_pipe::{Error, FileOp};
+use rustix::fs::{AtFlags, CWD, OFlags};
 
-/// Puts `bytes` at `path`. A symlink stays, and what it leads to is replaced.
+/// How often a name for what is being written is tried before it is given up.
+const ATTEMPTS: u32 = 16;
+
+/// Puts `bytes` at `path`. A symlink stays, and what it leads to is replaced; its mode stays, too.
 ///
 /// # Errors
 /// [`Error::Refused`] if what is there is no file, so that no device is ever renamed away; [`Error::Io`].
@@ -25,7 +35,8 @@ pub(crate) struct Replacement {
     pub(crate) file: File,
     path: PathBuf,
     place: PathBuf,
-    temporary: PathBuf,
+    /// Its name, where it has one.
+    temporary: Option<PathBuf>,
 }
 
 impl Replacement {
@@ -35,22 +46,59 @@ impl Replacement {
     /// As [`replace`].
     pub(crate) fn begin(path: &Path) -> Result<Self, Error> {
         let place = place(path)?;
-        let temporary = temporary(&place);
-        let made = OpenOptions::new().write(true).create_new(true).open(&temporary);
-        let file = made.map_err(|error| Error::io(FileOp::Write, path, error))?;
+        let failed = |error| Error::io(FileOp::Write, path, error);
+        let directory = place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let unnamed = OFlags::TMPFILE.bits().cast_signed();
+        // A link to it needs `/proc`.
+        let has_proc = Path::new("/proc/self/fd").exists();
+        let made =
+            if has_proc { OpenOptions::new().write(true).custom_flags(unnamed).open(directory).ok() } else { None };
+        let (file, temporary) = match made {
+            Some(file) => (file, None),
+            None => {
+                let make = |name: &Path| OpenOptions::new().write(true).create_new(true).open(name);
+                let (file, name) = with_free_name(&place, make).map_err(failed)?;
+                (file, Some(name))
+            }
+        };
         Ok(Self { file, path: path.to_owned(), place, temporary })
     }
 
-    /// Puts it in its place.
-    pub(crate) fn finish(self) -> Result<(), Error> {
-        std::fs::rename(&self.temporary, &self.place).map_err(|error| Error::io(FileOp::Write, &self.path, error))
+    /// Puts it in its place, with the mode of what is there.
+    ///
+    /// # Errors
+    /// The system's; then what was there is there still.
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
+        self.put().map_err(|error| Error::io(FileOp::Write, &self.path, error))
+    }
+
+    fn put(&mut self) -> io::Result<()> {
+        if let Ok(old) = std::fs::metadata(&self.place) {
+            self.file.set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
+            // Only root may do this, and it is no loss where nobody can.
+            let _ = std::os::unix::fs::fchown(&self.file, Some(old.uid()), Some(old.gid()));
+        }
+        self.file.sync_all()?;
+        if self.temporary.is_none() {
+            let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let link = |name: &Path| Ok(rustix::fs::linkat(CWD, &own, CWD, name, AtFlags::SYMLINK_FOLLOW)?);
+            self.temporary = Some(with_free_name(&self.place, link)?.1);
+        }
+        if let Some(temporary) = &self.temporary {
+            std::fs::rename(temporary, &self.place)?;
+        }
+        // It is that no longer.
+        self.temporary = None;
+        Ok(())
     }
 }
 
 impl Drop for Replacement {
     fn drop(&mut self) {
-        // Gone already where it is in its place. Else whatever kept it from there says more than a failure here.
-        let _ = std::fs::remove_file(&self.temporary);
+        if let Some(temporary) = &self.temporary {
+            // Whatever kept it from its place says more than a failure here.
+            let _ = std::fs::remove_file(temporary);
+        }
     }
 }
 
@@ -62,8 +110,28 @@ pub(crate) fn check(path: &Path) -> Result<(), Error> {
     Replacement::begin(path).map(drop)
 }
 
+/// Does something with a name beside `place` that nobody has; tries another where somebody was faster.
+fn with_free_name<T>(place: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let mut tries = 0;
+    loop {
+        // In containers all processes have one number, so the clock is part of it.
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = place.with_file_name(format!(".flint-pipe.{:x}.{nanos:x}.{count}.tmp", std::process::id()));
+        tries += 1;
+        match make(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < ATTEMPTS => {}
+            made => return made.map(|made| (made, name)),
+        }
+    }
+}
+
 /// Where `path` leads to.
 fn place(path: &Path) -> Result<PathBuf, Error> {
+    if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return Err(Error::Refused { what: "this names a directory", path: path.to_owned() });
+    }
     let found = std::fs::metadata(path).and_then(|found| std::fs::canonicalize(path).map(|place| (found, place)));
     match found {
         Ok((found, _)) if found.is_dir() => {
@@ -79,13 +147,6 @@ fn place(path: &Path) -> Result<PathBuf, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
         Err(error) => Err(Error::io(FileOp::Write, path, error)),
     }
-}
-
-/// A name of its own, since several may be written at once.
-fn temporary(place: &Path) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    place.with_file_name(format!(".flint-pipe.{}.{number}.tmp", std::process::id()))
 }
 
 #[cfg(test)]

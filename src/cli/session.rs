@@ -21,6 +21,8 @@ use crate::cli::report::profile_json::{self, Asked};
 use crate::cli::signals::{self, Limits, Overdue};
 use crate::cli::{message, stdout};
 
+/// How long a process that is being left waits for its metrics to be written.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 /// How often a password may be typed at a prompt.
 const PROMPT_TRIES: u32 = 3;
 
@@ -36,7 +38,7 @@ pub(crate) struct Session {
     asked: Option<Asked>,
     listener: Listener,
     /// The files that tell of the run, once they are made ready.
-    records: OnceLock<Records>,
+    records: OnceLock<Arc<Records>>,
     cancel: CancelToken,
     password_from: OnceLock<&'static str>,
     life: Mutex<Life>,
@@ -174,12 +176,19 @@ impl Session {
 
     /// Makes the files ready that are to tell of the run.
     ///
+    /// - `others`: what the command reads or writes beside the vault.
+    ///
     /// # Errors
     /// One of them cannot be written.
-    pub(crate) fn record(&self, args: &RecordArgs) -> Result<(), Error> {
-        let records = Records::prepare(args, &self.vault)?;
+    pub(crate) fn record(&self, args: &RecordArgs, others: &[&Path]) -> Result<(), Error> {
+        let others: Vec<&Path> = [&*self.vault].into_iter().chain(others.iter().copied()).collect();
+        let records = Records::prepare(args, &others)?;
+        if self.dry_run || args.is_empty() {
+            // They would tell of a run that there was not; what is wrong with them has been said.
+            return Ok(());
+        }
         // Set once: a command has one run.
-        let _ = self.records.set(records);
+        let _ = self.records.set(Arc::new(records));
         Ok(())
     }
 
@@ -205,17 +214,38 @@ impl Session {
         if let Err(error) = signals::watch(self) {
             self.note(&format!("nobody looks after this run: {error}"));
         }
-        let result = operation(&Ears { listener: &self.listener, records: self.records.get() });
+        let result = operation(&Ears { listener: &self.listener, records: self.records.get().map(Arc::as_ref) });
         self.end();
         result
     }
 
-    /// Prints the outcome of a reporting command.
+    /// Prints the outcome of a reporting command, and writes the files that tell of it.
     ///
     /// - `summary`: what a person reads where `--json` is not asked for.
     pub(crate) fn finish(&self, outcome: &Result<Report, Failed>, summary: impl FnOnce(&Report) -> String) -> Status {
+        let (report, error) = parts(outcome);
+        let summary = summary(report);
+        self.finish_printing(outcome, &summary, |status| match outcome {
+            _ if self.json && status != Status::Usage => stdout::print(self.object(status, error, report, false)),
+            Ok(_) => stdout::print(summary.clone()),
+            Err(_) => Ok(()),
+        })
+    }
+
+    /// The same of a command whose result is printed already; its files say `summary`.
+    pub(crate) fn finish_printed(&self, outcome: &Result<Report, Failed>, summary: &str) -> Status {
+        self.finish_printing(outcome, summary, |_| Ok(()))
+    }
+
+    fn finish_printing(
+        &self,
+        outcome: &Result<Report, Failed>,
+        summary: &str,
+        print: impl FnOnce(Status) -> Result<(), Error>,
+    ) -> Status {
         self.end();
         self.listener.finish();
+        let (report, error) = parts(outcome);
         let status = match outcome {
             Ok(report) => Status::of_report(report),
             Err(failed) => {
@@ -223,12 +253,9 @@ impl Session {
                 Status::of_failed(failed)
             }
         };
-        let (report, error) = match outcome {
-            Ok(report) => (report, None),
-            Err(failed) => (&*failed.report, Some(&failed.error)),
-        };
-        let summary = summary(report);
+        let status = self.with_printed(status, print(status));
         if self.records.get().is_some() {
+            let told = error.map(|error| format!("{}\n", message::shown(error))).unwrap_or_default();
             self.write_records(&Ended {
                 command: self.command,
                 place: &self.vault,
@@ -237,15 +264,10 @@ impl Session {
                 report,
                 profile: None,
                 json: self.object(status, error, report, true),
-                text: error.map_or_else(|| summary.clone(), |error| format!("{}\n{summary}", message::shown(error))),
+                text: format!("{told}{summary}"),
             });
         }
-        let printed = match outcome {
-            _ if self.json && status != Status::Usage => stdout::print(self.object(status, error, report, false)),
-            Ok(_) => stdout::print(summary),
-            Err(_) => Ok(()),
-        };
-        self.with_printed(status, printed)
+        status
     }
 
     /// Ends a command whose outcome is no report.
@@ -273,8 +295,13 @@ impl Session {
     }
 
     /// A signal came: the first asks the run to end, the second ends the process.
-    pub(crate) fn interrupted(&self, now: Instant) {
+    ///
+    /// - `hung_up`: by a terminal that is gone; it says so more than once, through whoever is between, and means one thing.
+    pub(crate) fn interrupted(&self, now: Instant, hung_up: bool) {
         let mut life = self.life();
+        if hung_up && life.pulled.is_some() {
+            return;
+        }
         match (life.stage, life.pulled) {
             // The result is being printed; whoever does not want to wait for that says it twice.
             (Stage::Opening | Stage::Running(_) | Stage::Ended, None) => {
@@ -340,8 +367,19 @@ impl Session {
             report.duration = latest.elapsed;
         }
         if let Some(records) = self.records.get() {
-            // Not the rest: what they tell of is in the hands of a run that does not answer.
-            records.write_metrics(self.command, &self.vault, status, &report);
+            // Not the rest: what they tell of is in the hands of a run that does not answer. Nor is this one waited for long: the disk
+            // that it goes to may be the one that does not.
+            let (records, command, vault) = (Arc::clone(records), self.command, self.vault.clone());
+            let report = report.clone();
+            let (done, ended) = std::sync::mpsc::channel();
+            let write = move || {
+                records.write_metrics(command, &vault, status, &report);
+                // Nobody waits any more, perhaps.
+                let _ = done.send(());
+            };
+            if std::thread::Builder::new().name("metrics".to_owned()).spawn(write).is_ok() {
+                let _ = ended.recv_timeout(LAST_WORDS);
+            }
         }
         if self.json {
             // The status says enough where this cannot be printed.
@@ -405,6 +443,14 @@ impl Session {
 
     fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was done, and what ended it.
+fn parts(outcome: &Result<Report, Failed>) -> (&Report, Option<&Error>) {
+    match outcome {
+        Ok(report) => (report, None),
+        Err(failed) => (&failed.report, Some(&failed.error)),
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn install(session: &Arc<Session>) -> io::Result<()> {
                 // If this fails, the signal is forgotten, and there are others.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             } else {
-                session.interrupted(Instant::now());
+                session.interrupted(Instant::now(), signal == SIGHUP);
             }
         }
     };

@@ -62,7 +62,7 @@ fn verify(args: &Args, session: &Arc<Session>) -> Result<Report, Failed> {
     options.quick = args.quick;
     options.read_data_subset = args.read_data_subset;
     options.dry_run = args.dry_run.dry_run;
-    session.record(&args.record)?;
+    session.record(&args.record, &args.password.file().into_iter().collect::<Vec<_>>())?;
 
     let vault = session.open(&args.password)?;
     session.operate(&options.pipeline, |observer| vault.verify(&options, observer))

@@ -68,7 +68,7 @@ impl Default for Level {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recording {
-    /// The latencies of each second, told by [`Observer::interval`](crate::Observer::interval): 12.4 MiB.
+    /// The latencies of each second, told by [`Observer::interval`](crate::Observer::interval): 25 MiB at most.
     pub intervals: bool,
     /// Each worker's work piece by piece, as [`Report::tracks`](crate::Report::tracks): 288 KiB a worker.
     pub spans: bool,

@@ -47,7 +47,7 @@ impl Vault {
         match result {
             Ok(()) => {
                 (report.total_files, report.successful_files) = (1, 1);
-                report.total_size = copied.bytes;
+                (report.total_size, report.stored_size) = (copied.bytes, copied.stored);
                 Ok(report)
             }
             Err(error) => {
@@ -63,6 +63,8 @@ impl Vault {
 struct Copied {
     snapshot: Option<u64>,
     bytes: u64,
+    /// Bytes of the vault that were read for it.
+    stored: u64,
     plan: Option<PlanReport>,
 }
 
@@ -91,7 +93,10 @@ fn copy_file(
     let mut decrypt = Decrypt::new();
     let mut decompress = Decompress::new(pool)?;
     let failed = |error| Error::io(FileOp::Write, "standard output", error);
-    let mut position = 0;
+    run.counters.files_known.store(1, Ordering::Relaxed);
+    run.counters.bytes_known.store(entry.size, Ordering::Relaxed);
+    run.counters.all_known.store(true, Ordering::Relaxed);
+    let (mut position, mut stored) = (0, 0);
     let zeros = |upto: u64, position: &mut u64, out: &mut (dyn std::io::Write + Send)| -> Result<()> {
         while *position < upto {
             let len = usize::try_from(upto - *position).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
@@ -106,6 +111,7 @@ fn copy_file(
         run.check()?;
         zeros(piece.file_offset, &mut position, out)?;
         let place = resolver.place(tree, piece.segment, piece.number)?;
+        stored += u64::from(place.sealed_len);
         let salt = resolver.segment(tree, piece.segment);
         let keys = state.reader.segment_keys(salt);
         let id = RecordId { segment: Salt(salt.salt).segment_id(), kind: RecordKind::Data, number: piece.number };
@@ -132,5 +138,5 @@ fn copy_file(
     zeros(entry.size, &mut position, out)?;
     out.flush().map_err(failed)?;
     let snapshot = commit.snapshot.map(|snapshot| snapshot.number);
-    Ok(Copied { snapshot, bytes: position, plan: Some(plan.report(UNPACK_CONTEXT, false)) })
+    Ok(Copied { snapshot, bytes: position, stored, plan: Some(plan.report(UNPACK_CONTEXT, false)) })
 }

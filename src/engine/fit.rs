@@ -144,8 +144,14 @@ impl Plan {
         let reduced =
             reduced.filter(|((_, count), without)| count < without).map(|((name, _), without)| (name, without));
         let reasons = names.into_iter().zip(self.counts()).zip(&self.reasons).filter(|((_, count), _)| *count > 0);
+        let reason = |name: &'static str, reason: &str| match name {
+            "read" if self.read_most > self.read => {
+                (name, format!("{reason}; up to {} while {} starves and they help", self.read_most, names[2]))
+            }
+            _ => (name, reason.to_owned()),
+        };
         PlanReport {
-            reasons: reasons.map(|((name, _), reason)| (name, reason.clone())).collect(),
+            reasons: reasons.map(|((name, _), why)| reason(name, why)).collect(),
             reduced: reduced.collect(),
             unreduced_memory_bytes: self.unreduced.1,
             queue_depths: workers[1..].iter().map(|&(name, count)| (name, self.depth(count))).collect(),
@@ -212,7 +218,7 @@ fn by_cores(least: usize, most: usize) -> (usize, String) {
 /// Threads that read, to begin with and at most, and why.
 ///
 /// Measured by who waits: where the stage behind is starved, more of them are tried ([`crate::engine::gate`]).
-fn readers(device: Device, next: &str) -> (usize, usize, String) {
+fn readers(device: Device) -> (usize, usize, String) {
     let cores = available_cores().get();
     let (first, most) = match device {
         // Heads move for each; but where it only says that it turns, more are soon found to be better.
@@ -220,7 +226,7 @@ fn readers(device: Device, next: &str) -> (usize, usize, String) {
         Device::Network => (8, 32),
         Device::Flash | Device::Unknown => (cores.clamp(2, 4), (2 * cores).clamp(8, 16)),
     };
-    (first, most, format!("{}; up to {most} while {next} starves and they help", device.words()))
+    (first, most, device.words().to_owned())
 }
 
 /// The plan of packing sources that are on such a device.
@@ -233,7 +239,7 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level, device: Device) ->
         return Err(Error::Usage(format!("a chunk size of {asked} is out of range: {least} to {most} are allowed")));
     }
     let Workers { all, scan, read, compress, encrypt, write, .. } = config.workers;
-    let (first, most, why) = readers(device, "compress");
+    let (first, most, why) = readers(device);
     let counts = [
         count(scan, None, by_cores(1, 4))?,
         count(read, all, (first, why))?,
@@ -254,7 +260,7 @@ pub(crate) fn fit_pack(config: &PipelineConfig, level: Level, device: Device) ->
 /// The plan of the way back out of a vault on such a device, for records of up to `largest_record` plain bytes.
 pub(crate) fn fit_unpack(config: &PipelineConfig, largest_record: u32, writes: bool, device: Device) -> Result<Plan> {
     let Workers { all, read, decrypt, decompress, write, .. } = config.workers;
-    let (first, most, why) = readers(device, "decrypt");
+    let (first, most, why) = readers(device);
     let counts = [
         (1, "one thread by its nature".to_owned()),
         count(read, all, (first, why))?,

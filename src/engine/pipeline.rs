@@ -190,6 +190,7 @@ where
             break;
         }
         gauge.active.fetch_add(1, Ordering::Relaxed);
+        gauge.begin(place.number);
         let (chunk, bytes_in) = (item.number(), item.bytes());
         stats.bytes_in += bytes_in;
         let mut waited = Duration::ZERO;
@@ -202,8 +203,10 @@ where
             if let Some(permit) = &mut permit {
                 permit.shrink_to(out.held());
             }
+            gauge.pause(place.number);
             let sending = Instant::now();
             let sent = output.send(Envelope { item: out, permit });
+            gauge.begin(place.number);
             let sent_after = sending.elapsed();
             stats.wait_output.record(sent_after);
             waited += sent_after;
@@ -211,6 +214,7 @@ where
             // Only the message matters: the caller sees `neighbour_gone` first.
             sent.map_err(|_| Error::Interrupted)
         });
+        gauge.pause(place.number);
         gauge.active.fetch_sub(1, Ordering::Relaxed);
         if neighbour_gone {
             break;
@@ -220,7 +224,6 @@ where
         stats.bytes_out += bytes_out;
         let service = stats.serviced(began, waited);
         stats.span(began, service, Item { chunk, bytes_in, bytes_out });
-        gauge.busy_ns.fetch_add(u64::try_from(service.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         gauge.items.fetch_add(1, Ordering::Relaxed);
         gauge.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
         gauge.bytes.fetch_add(bytes_out, Ordering::Relaxed);

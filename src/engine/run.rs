@@ -100,6 +100,9 @@ pub(crate) struct Gauge {
     pub(crate) bytes: AtomicU64,
     /// Workers that have an item in their hands.
     pub(crate) active: AtomicU64,
+    /// Of each worker, when it took up what it does now, in nanoseconds since the gauge was made, and 1; 0 while it waits.
+    since: Vec<AtomicU64>,
+    made: Instant,
 }
 
 impl Gauge {
@@ -114,7 +117,35 @@ impl Gauge {
             bytes_in: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             active: AtomicU64::new(0),
+            since: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            made: Instant::now(),
         }
+    }
+
+    fn since_made(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// A worker takes something up, or goes on with it.
+    pub(crate) fn begin(&self, worker: usize) {
+        if let Some(since) = self.since.get(worker) {
+            since.store(self.since_made() + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// It is done, or waits for its neighbour; what it has done counts.
+    pub(crate) fn pause(&self, worker: usize) {
+        let since = self.since.get(worker).map_or(0, |since| since.swap(0, Ordering::Relaxed));
+        if since > 0 {
+            self.busy_ns.fetch_add((self.since_made() + 1).saturating_sub(since), Ordering::Relaxed);
+        }
+    }
+
+    /// Time in the work of all workers, with what they have in their hands.
+    pub(crate) fn busy_until_now(&self) -> u64 {
+        let now = self.since_made() + 1;
+        let in_hand = self.since.iter().map(|since| since.load(Ordering::Relaxed)).filter(|&since| since > 0);
+        self.busy_ns.load(Ordering::Relaxed) + in_hand.map(|since| now.saturating_sub(since)).sum::<u64>()
     }
 
     /// Threads that work now.

@@ -16,6 +16,9 @@ const SMOOTHED_OVER: Duration = Duration::from_secs(1);
 /// Speeds that time left is told from are smoothed over about so long.
 const RATES_OVER: Duration = Duration::from_secs(4);
 
+/// A time that is longer is no forecast: something stands still.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// What a run did over time; at most 600 samples, however long it was.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -175,7 +178,9 @@ impl Lookout {
         let left = progress.bytes_known.saturating_sub(progress.bytes_done);
         let seconds = match name {
             // What these do costs the same whatever is in an entry.
-            "scan" | "plan" => progress.files_known.saturating_sub(progress.files_done) as f64 / files_per_sec,
+            "scan" | "plan" | "index" => {
+                progress.files_known.saturating_sub(progress.files_done) as f64 / files_per_sec
+            }
             _ => {
                 let share = self.content_share(progress, at);
                 let taken = self.watched[at].seen.bytes_in as f64 * share;
@@ -184,7 +189,7 @@ impl Lookout {
                 before_it.clamp(0.0, left as f64) / (self.watched[at].rate.value * share)
             }
         };
-        Duration::try_from_secs_f64(seconds).ok()
+        Duration::try_from_secs_f64(seconds).ok().filter(|left| *left < LONGEST)
     }
 
     /// Bytes of content for each byte that the stage at this place takes in.
@@ -273,7 +278,8 @@ impl Lookout {
 impl Watched {
     fn look(&mut self, gauge: &Gauge, elapsed: Duration) -> StageProgress {
         let now = Seen {
-            busy_ns: gauge.busy_ns.load(Ordering::Relaxed),
+            // What is put down in this moment is counted a moment later.
+            busy_ns: gauge.busy_until_now().max(self.seen.busy_ns),
             bytes_in: gauge.bytes_in.load(Ordering::Relaxed),
             bytes: gauge.bytes.load(Ordering::Relaxed),
         };
@@ -380,6 +386,24 @@ mod tests {
         // A hundred steps of 0.1 s are left.
         let left = progress.remaining.expect("all is known").as_secs_f64();
         assert!((left - 10.0).abs() < 0.1, "{left}");
+    }
+
+    #[test]
+    fn an_item_that_takes_long_counts_while_it_is_in_hand() {
+        let began = Instant::now();
+        let gauges = [gauge("compress")];
+        gauges[0].begin(0);
+        std::thread::sleep(Duration::from_millis(60));
+        let mut lookout = Lookout::new(began);
+        let mut progress = Progress::default();
+        let counters = Counters::default();
+        lookout.look(&gauges, &counters, None, Instant::now(), &mut progress);
+        assert!(progress.stages[0].utilization > 0.5, "{:?}", progress.stages);
+        let busy = gauges[0].busy_until_now();
+        gauges[0].pause(0);
+        std::thread::sleep(Duration::from_millis(10));
+        let after = gauges[0].busy_until_now();
+        assert!(after >= busy && after < busy + 5_000_000, "what was put down is done: {busy} {after}");
     }
 
     #[test]

@@ -68,7 +68,9 @@ fn each_file_of_each_command_has_the_figures_of_the_run() {
             assert!(summary.contains(&format!("\n  {stage} ")), "{command}: {stage}");
             assert!(metrics.contains(&format!("stage=\"{stage}\",quantile=\"0.99\"")), "{command}: {stage}");
         }
-        assert!(metrics.contains(&format!("flint_pipe_exit_code{{command=\"{name}\",vault=\"v\"}} 0\n")), "{metrics}");
+        let vault = std::fs::canonicalize(place.path("v")).expect("it is there");
+        let exit_code = format!("flint_pipe_exit_code{{command=\"{name}\",vault=\"{}\"}} 0\n", vault.display());
+        assert!(metrics.contains(&exit_code), "{metrics}");
         assert!(page.contains(&format!("<h1>flint-pipe {name} v</h1>")) && page.ends_with("</html>\n"));
         let log = text(&place, &format!("{name}.hlog"));
         for kind in ["service", "wait_input"] {
@@ -95,7 +97,7 @@ fn a_profile_has_them_too() {
     }
     assert_eq!(parsed(&place, "p.json")["kind"], "profile");
     assert!(items_of(&parsed(&place, "p.trace"), "compress") > 0);
-    assert!(text(&place, "p.prom").contains("command=\"profile\",vault=\"d\""));
+    assert!(text(&place, "p.prom").contains("/d\"} 0\n"));
     assert!(text(&place, "p.txt").starts_with("profiled packing d"));
     assert!(text(&place, "p.hlog").contains("Tag=compress.service,"));
 }
@@ -111,7 +113,7 @@ fn what_cannot_be_written_is_an_error_before_anything_is_done() {
         ("--report a.json --trace ./a.json", 2, "is asked for twice"),
         ("--metrics v", 2, "would take the place of what is packed or read"),
         ("--report none/a.html", 1, "cannot write"),
-        ("--hlog d", 1, "a directory is in the way"),
+        ("--hlog d/sub", 1, "a directory is in the way"),
         ("--trace /dev/null", 1, "what is in the way is no file"),
         ("--metrics none/m.prom", 1, "cannot write"),
     ] {
@@ -160,7 +162,7 @@ fn what_failed_has_its_files_too() {
         place.command().env("FLINT_PASSWORD", "wrong").args(["verify", "-v", "v"]).args(all("f").split(' ')).output();
     let output = output.expect("it starts");
     assert_eq!(status(&output), 12, "{}", stderr(&output));
-    assert!(text(&place, "f.prom").contains("flint_pipe_exit_code{command=\"verify\",vault=\"v\"} 12\n"));
+    assert!(text(&place, "f.prom").contains("/v\"} 12\n"));
     assert!(!text(&place, "f.prom").contains("flint_pipe_last_success"), "there was none");
     assert!(text(&place, "f.html").contains("Ended with exit code 12"));
     assert!(text(&place, "f.txt").contains("wrong password"));
@@ -172,4 +174,72 @@ fn what_failed_has_its_files_too() {
         place.command().env("FLINT_PASSWORD", "wrong").args("verify -v v --metrics f.prom".split(' ')).output();
     assert_eq!(status(&output.expect("it starts")), 12);
     assert_eq!(success(&text(&place, "f.prom")), Some(first), "it is remembered");
+}
+
+#[test]
+fn a_dry_run_leaves_no_files_and_one_to_standard_output_has_its_own() {
+    let place = Place::new().with_vault();
+    for command in ["add -v v -s d", "extract -v v -o out", "verify -v v", "profile -s d"] {
+        let output = place.unlocked(&format!("{command} -n {}", all("n")));
+        assert_eq!(status(&output), 0, "{command}: {}", stderr(&output));
+        let output = place.unlocked(&format!("{command} -n --report n.pdf"));
+        assert_eq!(status(&output), 2, "{command}: what is wrong is told all the same");
+    }
+    let names = std::fs::read_dir(place.directory.path()).expect("it is there").count();
+    assert_eq!(names, 2, "the tree and the vault");
+    let output = place.unlocked(&format!("get -v v -t d/two --stdout {}", all("g")));
+    assert_eq!((status(&output), output.stdout.len()), (0, 5000), "{}", stderr(&output));
+    assert!(text(&place, "g.txt").contains("total size    4.9 KiB"), "{}", text(&place, "g.txt"));
+    assert!(!text(&place, "g.txt").contains("read          0 B"), "{}", text(&place, "g.txt"));
+}
+
+#[test]
+fn whoever_interrupts_at_the_password_finds_nothing_left_behind() {
+    let place = Place::new();
+    place.file("d/one", b"the first");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_flint-pipe"));
+    command.current_dir(place.directory.path()).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.args(["add", "-v", "v", "-s", "d", "--password-command", "touch asked; exec sleep 3 2>/dev/null"]);
+    command.args(all("r").split_whitespace()).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let child = command.stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    let began = std::time::Instant::now();
+    while !place.path("asked").exists() {
+        assert!(began.elapsed().as_secs() < 60, "the password is not asked for");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .expect("it runs");
+    let output = ended(child, std::time::Duration::from_secs(60));
+    assert_eq!(status(&output), 130, "{}", stderr(&output));
+    let names = std::fs::read_dir(place.directory.path()).expect("it is there");
+    let mut names: Vec<_> =
+        names.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+    names.sort();
+    assert_eq!(names, ["asked", "d", "r.prom"], "the metrics alone, which say that it was interrupted");
+    assert!(text(&place, "r.prom").contains("} 130\n"));
+}
+
+#[test]
+fn no_file_takes_the_place_of_what_the_command_reads() {
+    let place = Place::new();
+    place
+        .file("notes.txt", b"the only copy")
+        .file("pw.txt", b"correct horse battery staple\n")
+        .file("ex.txt", b"*.o\n");
+    place.file("base.json", b"{}");
+    std::os::unix::fs::symlink("real.json", place.path("link.json")).expect("a link");
+    for line in [
+        "add -v v -s notes.txt --report notes.txt",
+        "add -v v -s notes.txt --report ./ex.txt --exclude-from ex.txt",
+        "add -v v -s notes.txt --report pw.txt --password-file pw.txt",
+        "add -v link.json -s notes.txt --report real.json",
+        "profile -s notes.txt --save p.json --report p.json",
+        "profile -s notes.txt --compare base.json --report base.json",
+    ] {
+        let output = place.unlocked(line);
+        assert_eq!(status(&output), 2, "{line}: {}", stderr(&output));
+        assert!(stderr(&output).contains("would take the place of"), "{line}: {}", stderr(&output));
+    }
+    assert_eq!(place.bytes("notes.txt"), b"the only copy");
+    assert!(!place.path("v").exists() && !place.path("real.json").exists());
 }

@@ -1,7 +1,7 @@
 //! `--hlog`: the latencies of each second as an HdrHistogram log, version 2, a tag a stage and kind.
 //!
-//! Written by a thread of its own, so that a slow disk keeps nobody from working: what comes while it still writes the last
-//! second's is put to the next, as far as it can be waited for; then it is counted, and told at the end of the log.
+//! Written by a thread of its own, so that a slow disk keeps nobody from working: a second that comes while it still writes
+//! the last ones is waited for a little, and then dropped, which is told at the end.
 
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,9 +17,16 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use crate::cli::replace::Replacement;
 
 /// How long the engine may be kept waiting for the writer.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(200);
 /// Latencies are in nanoseconds; the greatest of each line is shown in milliseconds, as is usual.
 const SHOWN_IN: f64 = 1e6;
+
+/// What the writer is told.
+enum Told {
+    Second(Second),
+    /// That was all, and it is to come to its place. If the channel ends without that, it is not.
+    End,
+}
 
 /// One second's latencies on their way to the writer.
 struct Second {
@@ -38,7 +45,7 @@ pub(crate) struct Hlog {
 
 #[derive(Debug)]
 struct Running {
-    to_writer: Sender<Second>,
+    to_writer: Sender<Told>,
     writer: JoinHandle<Result<(), Error>>,
     /// Seconds that the writer had no time for.
     lost: u64,
@@ -51,10 +58,10 @@ impl Hlog {
     /// It cannot be written.
     pub(crate) fn begin(path: &Path) -> Result<Self, Error> {
         let replacement = Replacement::begin(path)?;
-        let (to_writer, seconds) = bounded(0);
+        let (to_writer, told) = bounded(0);
         let owned = path.to_owned();
         let began_at = SystemTime::now();
-        let write = move || write(replacement, &owned, began_at, &seconds);
+        let write = move || write(replacement, &owned, began_at, &told);
         let writer = std::thread::Builder::new().name("hlog".to_owned()).spawn(write);
         let writer = writer.map_err(|error| Error::io(FileOp::StartThread, "hlog", error))?;
         let running = Mutex::new(Some(Running { to_writer, writer, lost: 0 }));
@@ -68,7 +75,7 @@ impl Hlog {
         // Runs of a profile each begin anew; the log goes on.
         let start = self.began.elapsed().saturating_sub(interval.length);
         let second = Second { start, length: interval.length, latencies: interval.latencies.to_vec() };
-        running.lost += u64::from(running.to_writer.send_timeout(second, PATIENCE).is_err());
+        running.lost += u64::from(running.to_writer.send_timeout(Told::Second(second), PATIENCE).is_err());
     }
 
     /// Ends it, and puts it in its place.
@@ -78,7 +85,8 @@ impl Hlog {
     pub(crate) fn finish(&self) -> Result<(), Error> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Running { to_writer, writer, lost }) = running else { return Ok(()) };
-        drop(to_writer);
+        // A writer that has ended already says why.
+        let _ = to_writer.send(Told::End);
         let written =
             writer.join().unwrap_or_else(|_| Err(failed(&self.path, io::Error::other("its thread panicked"))));
         match lost {
@@ -93,12 +101,17 @@ fn failed(path: &Path, error: io::Error) -> Error {
 }
 
 /// Writes what comes until no more does.
-fn write(replacement: Replacement, path: &Path, began_at: SystemTime, seconds: &Receiver<Second>) -> Result<(), Error> {
-    let written = write_log(&replacement, began_at, seconds);
-    written.map_err(|error| failed(path, error)).and_then(|()| replacement.finish())
+fn write(replacement: Replacement, path: &Path, began_at: SystemTime, told: &Receiver<Told>) -> Result<(), Error> {
+    match write_log(&replacement, began_at, told) {
+        Ok(true) => replacement.finish(),
+        // Nobody wants it any more.
+        Ok(false) => Ok(()),
+        Err(error) => Err(failed(path, error)),
+    }
 }
 
-fn write_log(replacement: &Replacement, began_at: SystemTime, seconds: &Receiver<Second>) -> io::Result<()> {
+/// Writes what comes; whether that came to its end.
+fn write_log(replacement: &Replacement, began_at: SystemTime, told: &Receiver<Told>) -> io::Result<bool> {
     let mut file = BufWriter::new(&replacement.file);
     let mut serializer = V2DeflateSerializer::new();
     // Lines are written as they come, and only a comment is made before.
@@ -107,7 +120,12 @@ fn write_log(replacement: &Replacement, began_at: SystemTime, seconds: &Receiver
         .with_start_time(began_at)
         .with_max_value_divisor(SHOWN_IN)
         .begin_log_with(&mut file, &mut serializer)?;
-    for Second { start, length, latencies } in seconds {
+    let mut has_end = false;
+    for told in told {
+        let Told::Second(Second { start, length, latencies }) = told else {
+            has_end = true;
+            break;
+        };
         for (stage, kind, histogram) in latencies {
             let tag = format!("{stage}.{kind}");
             let tag = Tag::new(&tag);
@@ -118,5 +136,6 @@ fn write_log(replacement: &Replacement, began_at: SystemTime, seconds: &Receiver
         }
     }
     drop(log);
-    file.flush()
+    file.flush()?;
+    Ok(has_end)
 }

@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::cli::escape;
 use crate::cli::exit::Status;
 use crate::cli::record::Ended;
 
@@ -16,7 +17,10 @@ const LAST_SUCCESS: &str = "flint_pipe_last_success_timestamp_seconds";
 pub(crate) fn text(ended: &Ended<'_>, before: &str, now: SystemTime) -> String {
     let report = ended.report;
     let now = now.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let labels = format!("command=\"{}\",vault=\"{}\"", ended.command, escaped(&ended.place.to_string_lossy()));
+    // The same file has one name, wherever it is called from.
+    let place = std::fs::canonicalize(ended.place).or_else(|_| std::path::absolute(ended.place));
+    let place = place.unwrap_or_else(|_| ended.place.to_owned());
+    let labels = format!("command=\"{}\",vault=\"{}\"", ended.command, escaped(&escape::path(&place)));
     let mut metrics = Metrics { text: String::new(), labels };
     let last_success = match ended.status {
         Status::Done => Some(now),
@@ -127,7 +131,7 @@ mod tests {
     fn run(status: Status, before: &str, at: u64) -> String {
         let report = Report::default();
         let (error, json, text_of) = (None, String::new(), String::new());
-        let place = Path::new("a\"b\\c\nd.flint");
+        let place = Path::new("/nowhere/a\"b\\c\nd.flint");
         let ended = Ended { command: "add", place, status, error, report: &report, profile: None, json, text: text_of };
         text(&ended, before, UNIX_EPOCH + Duration::from_secs(at))
     }
@@ -138,7 +142,7 @@ mod tests {
         let none = run(Status::Locked, "", 50);
         assert_eq!(success(&none), None, "there has been none");
         let first = run(Status::Done, &none, 100);
-        let line = "flint_pipe_last_success_timestamp_seconds{command=\"add\",vault=\"a\\\"b\\\\c\\nd.flint\"} 100";
+        let line = "flint_pipe_last_success_timestamp_seconds{command=\"add\",vault=\"/nowhere/a\\\"b\\\\c\\\\x0ad.flint\"} 100";
         assert_eq!(success(&first).as_deref(), Some(line));
         let failed = run(Status::Incomplete, &first, 200);
         assert_eq!(success(&failed).as_deref(), Some(line));

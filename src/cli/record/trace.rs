@@ -2,23 +2,44 @@
 //!
 //! The form is Chrome's "Trace Event Format": an object with `traceEvents`, times in microseconds.
 
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
 use std::time::Duration;
 
-use flint_pipe::{Report, Span, Track};
+use flint_pipe::{Error, FileOp, Report, Span, Track};
 use serde_json::{Value, json};
 
+use crate::cli::escape;
 use crate::cli::record::Ended;
+use crate::cli::replace::Replacement;
 
 /// The one process of a trace.
 const PROCESS: u32 = 1;
 
-/// The trace as text.
-pub(crate) fn events(ended: &Ended<'_>) -> String {
+/// Writes the trace to `path`, event by event: all of them at once would take more memory than the run did.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn write(path: &Path, ended: &Ended<'_>) -> Result<(), Error> {
+    let replacement = Replacement::begin(path)?;
+    let mut out = BufWriter::new(&replacement.file);
+    let written = write_events(&mut out, ended).and_then(|()| out.flush());
+    drop(out);
+    written.map_err(|error| Error::io(FileOp::Write, path, error))?;
+    replacement.finish()
+}
+
+fn write_events(out: &mut impl Write, ended: &Ended<'_>) -> io::Result<()> {
     let report = ended.report;
-    let mut events = vec![json!({
-        "ph": "M", "pid": PROCESS, "name": "process_name",
-        "args": {"name": format!("flint-pipe {} {}", ended.command, ended.place.display())},
-    })];
+    let together: u64 = report.tracks.iter().map(|track| track.put_together).sum();
+    let about = json!({
+        "program": format!("flint-pipe {}", env!("CARGO_PKG_VERSION")),
+        "command": ended.command,
+        "items_without_a_span_of_their_own": together,
+    });
+    write!(out, "{{\"displayTimeUnit\":\"ms\",\"otherData\":{about},\"traceEvents\":[")?;
+    let process = format!("flint-pipe {} {}", ended.command, escape::path(ended.place));
+    write!(out, "{}", json!({"ph": "M", "pid": PROCESS, "name": "process_name", "args": {"name": process}}))?;
     let order = |track: &Track| report.stages.iter().position(|stage| stage.name == track.stage);
     let mut tracks: Vec<&Track> = report.tracks.iter().filter(|track| !track.spans.is_empty()).collect();
     tracks.sort_by_key(|track| (order(track), track.worker));
@@ -27,22 +48,15 @@ pub(crate) fn events(ended: &Ended<'_>) -> String {
         for (kind, args) in
             [("thread_name", json!({"name": name})), ("thread_sort_index", json!({"sort_index": thread}))]
         {
-            events.push(json!({"ph": "M", "pid": PROCESS, "tid": thread, "name": kind, "args": args}));
+            let event = json!({"ph": "M", "pid": PROCESS, "tid": thread, "name": kind, "args": args});
+            write!(out, ",\n{event}")?;
         }
-        events.extend(track.spans.iter().map(|span| work(span, track, thread)));
+        for span in &track.spans {
+            write!(out, ",\n{}", work(span, track, thread))?;
+        }
     }
-    events.extend(counters(report));
-    let together: u64 = report.tracks.iter().map(|track| track.put_together).sum();
-    let trace = json!({
-        "displayTimeUnit": "ms",
-        "otherData": {
-            "program": format!("flint-pipe {}", env!("CARGO_PKG_VERSION")),
-            "command": ended.command,
-            "items_without_a_span_of_their_own": together,
-        },
-        "traceEvents": events,
-    });
-    format!("{trace}\n")
+    counters(report, &mut |event| write!(out, ",\n{event}"))?;
+    writeln!(out, "]}}")
 }
 
 /// What was not shown apart, in words.
@@ -78,24 +92,22 @@ fn work(span: &Span, track: &Track, thread: u32) -> Value {
 }
 
 /// What the samples show besides: memory, speed, and the queues.
-fn counters(report: &Report) -> Vec<Value> {
+fn counters(report: &Report, emit: &mut dyn FnMut(Value) -> io::Result<()>) -> io::Result<()> {
     let timeline = &report.timeline;
-    let mut events = Vec::new();
     for sample in &timeline.samples {
         let at = micros(sample.at);
-        let mut count = |name: &str, args: Value| {
-            events.push(json!({"ph": "C", "pid": PROCESS, "name": name, "ts": at, "args": args}));
-        };
+        let mut count =
+            |name: &str, args: Value| emit(json!({"ph": "C", "pid": PROCESS, "name": name, "ts": at, "args": args}));
         let seconds = sample.length.as_secs_f64().max(1e-9);
-        count("content, MB/s", json!({"MB/s": round(sample.bytes as f64 / 1e6 / seconds)}));
-        count("memory, MiB", json!({"resident": mib(sample.memory), "buffers": mib(sample.buffers)}));
+        count("content, MB/s", json!({"MB/s": round(sample.bytes as f64 / 1e6 / seconds)}))?;
+        count("memory, MiB", json!({"resident": mib(sample.memory), "buffers": mib(sample.buffers)}))?;
         for (name, stage) in timeline.stages.iter().zip(&sample.stages) {
             if report.plan.as_ref().is_some_and(|plan| plan.queue_depths.iter().any(|(queue, _)| queue == name)) {
-                count(&format!("queue of {name}, %"), json!({"full": round(stage.queue * 100.0)}));
+                count(&format!("queue of {name}, %"), json!({"full": round(stage.queue * 100.0)}))?;
             }
         }
     }
-    events
+    Ok(())
 }
 
 fn micros(time: Duration) -> f64 {
