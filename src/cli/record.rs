@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use flint_pipe::{Error, Interval, PipelineConfig, Profile, Report};
+use rustix::fs::OFlags;
 
 use crate::cli::args::RecordArgs;
 use crate::cli::escape;
@@ -22,7 +23,6 @@ use crate::cli::exit::Status;
 use crate::cli::message;
 use crate::cli::record::hlog::Hlog;
 use crate::cli::replace::{self, replace};
-use rustix::fs::OFlags;
 
 /// Failures, and notes, that a report in text has.
 const MOST_LINES: usize = 1000;
@@ -67,7 +67,7 @@ pub(crate) struct Ended<'a> {
     pub(crate) report: &'a Report,
     /// All of a profile.
     pub(crate) profile: Option<&'a Profile>,
-    /// What `--json` prints, with the timeline.
+    /// What `--json` prints, with the timeline; empty where nobody asks for it ([`Records::has_json`]).
     pub(crate) json: String,
     /// What a person reads on the terminal.
     pub(crate) text: String,
@@ -120,6 +120,11 @@ impl Records {
         config.record.spans = args.trace.is_some();
     }
 
+    /// Whether a report in JSON is among them: with many failures it is not made for nothing.
+    pub(crate) fn has_json(&self) -> bool {
+        self.reports.iter().any(|(_, form)| *form == Form::Json)
+    }
+
     /// The latencies of the last second.
     pub(crate) fn interval(&self, interval: &Interval<'_>) {
         if let Some(hlog) = &self.hlog {
@@ -152,9 +157,7 @@ impl Records {
         lines.extend(self.trace.as_ref().and_then(|_| trace::put_together(ended.report)));
         lines
     }
-}
 
-impl Records {
     fn metrics(&self, ended: &Ended<'_>) -> Result<(), Error> {
         let Some(path) = &self.metrics else { return Ok(()) };
         let before = earlier(path).unwrap_or_default();

@@ -254,7 +254,7 @@ impl Session {
             }
         };
         let status = self.with_printed(status, print(status));
-        if self.records.get().is_some() {
+        if let Some(records) = self.records.get() {
             let told = error.map(|error| format!("{}\n", message::shown(error))).unwrap_or_default();
             self.write_records(&Ended {
                 command: self.command,
@@ -263,7 +263,7 @@ impl Session {
                 error: error.map(message::plain),
                 report,
                 profile: None,
-                json: self.object(status, error, report, true),
+                json: if records.has_json() { self.object(status, error, report, true) } else { String::new() },
                 text: format!("{told}{summary}"),
             });
         }

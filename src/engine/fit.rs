@@ -1,7 +1,7 @@
 //! From what was asked for to what is done: thread counts, queue depths, buffers, and the memory that follows from them.
 //!
-//! `peak ≤ base + budget + Σ workers × context + entries in flight × entry + what is recorded`, and before that the key derivation's memory,
-//! which is given back first. `--memory` is a ceiling on the whole. Where it is tight, chunks are made smaller, unless their size
+//! `peak ≤ base + budget + Σ workers × context + entries in flight × entry + what is recorded`, and before that the key
+//! derivation's memory, which is given back first. `--memory` is a ceiling on the whole. Where it is tight, chunks are made smaller, unless their size
 //! was asked for, and then workers are taken away. The chunk size follows from the ceiling alone, never from the number of cores,
 //! since it decides what a vault holds.
 

@@ -19,8 +19,8 @@ const MOST_SPANS: usize = 4096;
 const FIRST_RESOLUTION: Duration = Duration::from_micros(100);
 /// Bytes that one worker's spans take, for the plan.
 pub(crate) const SPANS_LEN: u64 = (MOST_SPANS * size_of::<Span>()) as u64;
-/// Bytes that the histograms of all stages take, for the plan: of six stages four each: those in use, those taken, those on their way to a log, and those
-/// being written there.
+/// Bytes that the histograms of all stages take, for the plan: of six stages four each, and of each those in use, those
+/// taken, those on their way to a log, and those being written there.
 pub(crate) const INTERVALS_LEN: u64 = 4 * 6 * 4 * (264 << 10);
 
 /// A worker's work on one item, or on several one after another.

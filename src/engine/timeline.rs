@@ -1,5 +1,6 @@
 //! How did a run go over time? What the monitor sees each time it looks, for who watches, and samples of it for the report.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -134,7 +135,7 @@ impl Lookout {
     /// - `buffers`: bytes in use, and how many there may be.
     pub(crate) fn look(
         &mut self,
-        gauges: &[std::sync::Arc<Gauge>],
+        gauges: &[Arc<Gauge>],
         counters: &Counters,
         buffers: Option<(u64, u64)>,
         now: Instant,
@@ -210,13 +211,7 @@ impl Lookout {
     }
 
     /// Adds to the open sample, and closes it when its time has come.
-    fn sample(
-        &mut self,
-        gauges: &[std::sync::Arc<Gauge>],
-        buffers: Option<(u64, u64)>,
-        now: Instant,
-        progress: &Progress,
-    ) {
+    fn sample(&mut self, gauges: &[Arc<Gauge>], buffers: Option<(u64, u64)>, now: Instant, progress: &Progress) {
         let open = &mut self.open;
         open.memory = open.memory.max(rss_bytes().unwrap_or(0));
         if let Some((used, total)) = buffers {
@@ -231,7 +226,7 @@ impl Lookout {
         self.close(gauges, length, now, progress);
     }
 
-    fn close(&mut self, gauges: &[std::sync::Arc<Gauge>], length: Duration, now: Instant, progress: &Progress) {
+    fn close(&mut self, gauges: &[Arc<Gauge>], length: Duration, now: Instant, progress: &Progress) {
         let total = |sum: fn(&Sample) -> u64| self.timeline.samples.iter().map(sum).sum::<u64>();
         let (bytes, files) = (total(|sample| sample.bytes), total(|sample| sample.files));
         let mut sample = std::mem::take(&mut self.open);
@@ -260,7 +255,7 @@ impl Lookout {
     /// The samples, with one for what came since the last of them.
     pub(crate) fn finish(
         mut self,
-        gauges: &[std::sync::Arc<Gauge>],
+        gauges: &[Arc<Gauge>],
         counters: &Counters,
         now: Instant,
         progress: &mut Progress,
@@ -334,8 +329,6 @@ impl Sample {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn gauge(name: &'static str) -> Arc<Gauge> {

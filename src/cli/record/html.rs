@@ -324,25 +324,30 @@ impl Page {
     }
 
     fn errors(&mut self, report: &Report) {
-        for (title, lines) in [("Failures", failures(report)), ("Notes", report.notes.clone())] {
+        for (title, lines, count) in [
+            ("Failures", failures(report), report.errors.len()),
+            ("Notes", report.notes.iter().take(MOST_ERRORS).cloned().collect(), report.notes.len()),
+        ] {
             if lines.is_empty() {
                 continue;
             }
             self.raw("<section>");
-            self.tag("h2", &format!("{title}: {}", lines.len()));
+            self.tag("h2", &format!("{title}: {count}"));
             self.raw("<ul>\n");
-            lines.iter().take(MOST_ERRORS).for_each(|line| self.tag("li", &escape::text(line)));
+            lines.iter().for_each(|line: &String| self.tag("li", &escape::text(line)));
             self.raw("</ul>\n");
-            if lines.len() > MOST_ERRORS {
-                self.tag("p class=\"soft\"", &format!("and {} more", lines.len() - MOST_ERRORS));
+            if count > MOST_ERRORS {
+                self.tag("p class=\"soft\"", &format!("and {} more", count - MOST_ERRORS));
             }
             self.raw("</section>\n");
         }
     }
 }
 
+/// The first of them, as many as are listed.
 fn failures(report: &Report) -> Vec<String> {
-    report.errors.iter().map(|error| format!("{}: {}", escape::path(&error.path), error.message)).collect()
+    let errors = report.errors.iter().take(MOST_ERRORS);
+    errors.map(|error| format!("{}: {}", escape::path(&error.path), error.message)).collect()
 }
 
 fn percent(share: impl Into<f64>) -> String {
@@ -495,6 +500,19 @@ mod tests {
         assert!(!page.contains("<img") && !page.contains('\u{202e}'));
         assert_eq!(page.matches("</script>").count(), 3, "the page's own");
         assert!(page.contains("&lt;img src=x onerror=alert(1)&gt;&#39;&quot;&amp;"));
+    }
+
+    #[test]
+    fn of_many_failures_the_first_are_listed_and_all_are_counted() {
+        let mut report = Report::default();
+        for number in 0..=MOST_ERRORS {
+            let (path, message) = (format!("file {number}").into(), "cannot open: no".to_owned());
+            report.errors.push(EntryError { path, kind: EntryErrorKind::Io, message });
+        }
+        let mut page = Page { text: String::new() };
+        page.errors(&report);
+        assert_eq!(page.text.matches("<li>").count(), MOST_ERRORS);
+        assert!(page.text.contains("<h2>Failures: 501</h2>") && page.text.contains("and 1 more"), "{}", page.text);
     }
 
     #[test]
