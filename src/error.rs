@@ -28,6 +28,7 @@ pub enum FileOp {
     Truncate,
     Link,
     Rename,
+    Replace,
     Remove,
     ListDirectory,
     ReadLink,
@@ -58,6 +59,7 @@ impl std::fmt::Display for FileOp {
             Self::Truncate => "set the length of",
             Self::Link => "link",
             Self::Rename => "rename",
+            Self::Replace => "replace",
             Self::Remove => "remove",
             Self::ListDirectory => "list directory",
             Self::ReadLink => "read symlink",
@@ -254,6 +256,14 @@ pub enum Error {
         /// Why the sync failed.
         source: io::Error,
     },
+    /// The new file of a vault has its name, and the sync of the directory failed: after a power cut the old file may be back.
+    #[error("cannot sync the directory, so after a power cut the old file may be there again: {}", vault.display())]
+    ReplaceUncertain {
+        /// The vault.
+        vault: PathBuf,
+        /// Why the sync failed.
+        source: io::Error,
+    },
     /// A segment key has sealed as many records as it may.
     #[error("the segment key has sealed its last permitted record")]
     NonceSpent,
@@ -308,9 +318,11 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } | Self::CommitUncertain { .. } | Self::NonceSpent | Self::WorkerPanicked { .. } => {
-                ErrorKind::Io
-            }
+            Self::Io { .. }
+            | Self::CommitUncertain { .. }
+            | Self::ReplaceUncertain { .. }
+            | Self::NonceSpent
+            | Self::WorkerPanicked { .. } => ErrorKind::Io,
             Self::NoVault(_) => ErrorKind::NoVault,
             Self::Exists(_)
             | Self::Refused { .. }

@@ -140,8 +140,8 @@ mod stages;
 pub use crate::crypto::derive::KdfParams;
 pub use crate::crypto::key::Password;
 pub use crate::engine::api::{
-    AddOptions, CreateOptions, ExtractOptions, ListEntry, ListOptions, Overwrite, Preserve, RecoverOptions,
-    RemoveOptions, SnapshotInfo, VaultInfo, VaultUsage, VerifyOptions, check_pattern,
+    AddOptions, CompactOptions, CreateOptions, ExtractOptions, Keep, ListEntry, ListOptions, Overwrite, Preserve,
+    RecoverOptions, RemoveOptions, SnapshotInfo, VaultInfo, VaultUsage, VerifyOptions, check_pattern,
 };
 pub use crate::engine::cancel::CancelToken;
 pub use crate::engine::config::{
@@ -150,8 +150,8 @@ pub use crate::engine::config::{
 };
 pub use crate::engine::list::Entries;
 pub use crate::engine::observe::{
-    EntryError, EntryErrorKind, Failed, Notice, Observer, Percentiles, Phases, PlanReport, Progress, RecoveredSnapshot,
-    Recovery, Report, StageProgress, StageReport, Work,
+    Compaction, EntryError, EntryErrorKind, Failed, Notice, Observer, Percentiles, Phases, PlanReport, Progress,
+    RecoveredSnapshot, Recovery, Report, StageProgress, StageReport, Work,
 };
 pub use crate::engine::profile::outcome::{
     Kernel, Profile, ProfileFailed, ProfileOptions, Roofline, Sweep, SweepPoint,

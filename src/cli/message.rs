@@ -114,7 +114,8 @@ fn path_of(error: &Error) -> Option<&Path> {
         | Error::Damaged { vault: path, .. }
         | Error::KdfRefused { vault: path, .. }
         | Error::NoSnapshot { vault: path, .. }
-        | Error::CommitUncertain { vault: path, .. } => Some(path),
+        | Error::CommitUncertain { vault: path, .. }
+        | Error::ReplaceUncertain { vault: path, .. } => Some(path),
         _ => None,
     }
     // An empty path is found everywhere.

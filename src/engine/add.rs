@@ -22,7 +22,7 @@ use crate::engine::commit::{Ready, about_this_run};
 use crate::engine::compare::{BaseWalk, Before, Compared, Comparison, Ordinals, places};
 use crate::engine::config::{Level, ReadMode};
 use crate::engine::device::Device;
-use crate::engine::fit::{Plan, compress_context, fit_pack};
+use crate::engine::fit::{Course, Plan, compress_context, fit_pack};
 use crate::engine::full_index::write_full_if_due;
 use crate::engine::indexer::{Announced, Deleted, Indexed, Indexer, Message};
 use crate::engine::observe::{Failed, Observer, PlanReport, Report, StageReport};
@@ -141,7 +141,7 @@ impl Vault {
         let mapping = mapping(options.read_mode);
         let trees = base.trees(&base.commit)?;
         let (comparison, places) = self.compare(sources, options, &plan, base, &trees)?;
-        done.plan = Some(plan.report(compress_context(options.level, plan.chunk_size), true));
+        done.plan = Some(plan.report(compress_context(options.level, plan.chunk_size), Course::Pack));
         let pack = Pack { run, plan: &plan, effort, mapping, segment: &segment, source, base, trees: &trees, options };
         let mut skipped = Skipped { trees: trees.clone(), places, ..Skipped::default() };
         let committed = self.commit_segment(run, base, &segment, || {

@@ -151,6 +151,51 @@ pub struct RecoverOptions {
     pub command_line: Vec<String>,
 }
 
+/// Which snapshots `compact` keeps: those that any of these names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Keep {
+    /// All of them.
+    pub all: bool,
+    /// So many, from the newest on.
+    pub last: u64,
+    /// Those of these numbers.
+    pub snapshots: Vec<u64>,
+}
+
+impl Keep {
+    /// Keeps all snapshots.
+    #[must_use]
+    pub fn all() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
+    /// Keeps so many, from the newest on.
+    #[must_use]
+    pub fn last(count: u64) -> Self {
+        Self { last: count, ..Self::default() }
+    }
+
+    /// Keeps those of these numbers.
+    #[must_use]
+    pub fn snapshots(numbers: impl Into<Vec<u64>>) -> Self {
+        Self { snapshots: numbers.into(), ..Self::default() }
+    }
+}
+
+/// What `compact` keeps.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct CompactOptions {
+    /// Threads, queues, memory, deadlines.
+    pub pipeline: PipelineConfig,
+    /// The snapshots that are kept. `None` will do where there is one at most.
+    pub keep: Option<Keep>,
+    /// Nothing is written: the report says what would be kept and about what would come back,
+    /// [`Report::plan`](crate::Report::plan) with what.
+    pub dry_run: bool,
+}
+
 /// One entry of a snapshot, as `list` answers it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::engine::api::ExtractOptions;
 use crate::engine::device::Device;
 use crate::engine::extract::{largest_record, record_pool};
-use crate::engine::fit::{UNPACK_CONTEXT, fit_unpack};
+use crate::engine::fit::{Course, UNPACK_CONTEXT, fit_unpack};
 use crate::engine::observe::{Failed, Observer, PlanReport, Report};
 use crate::engine::resolve::{Resolver, pieces};
 use crate::engine::run::{Phase, Run};
@@ -138,5 +138,5 @@ fn copy_file(
     zeros(entry.size, &mut position, out)?;
     out.flush().map_err(failed)?;
     let snapshot = commit.snapshot.map(|snapshot| snapshot.number);
-    Ok(Copied { snapshot, bytes: position, stored, plan: Some(plan.report(UNPACK_CONTEXT, false)) })
+    Ok(Copied { snapshot, bytes: position, stored, plan: Some(plan.report(UNPACK_CONTEXT, Course::Unpack)) })
 }

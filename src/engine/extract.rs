@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::engine::api::ExtractOptions;
 use crate::engine::budget::Budget;
 use crate::engine::device::Device;
-use crate::engine::fit::{Plan, UNPACK_CONTEXT, fit_unpack};
+use crate::engine::fit::{Course, Plan, UNPACK_CONTEXT, fit_unpack};
 use crate::engine::nearest::nearest;
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
@@ -95,7 +95,7 @@ impl Vault {
         let filter = Filter::new(&options.include, &options.exclude)?;
         let selection = Selection::tolerant(state, &trees, &options.files)?.filtered(filter);
         let plan = fit_unpack(&options.pipeline, largest_record(&trees), true, Device::of(&self.path))?;
-        done.plan = Some(plan.report(UNPACK_CONTEXT, false));
+        done.plan = Some(plan.report(UNPACK_CONTEXT, Course::Unpack));
         let policy = RestorePolicy { overwrite: options.overwrite, preserve: options.preserve, sync: options.sync };
         if options.dry_run {
             let (selection, selected) = rehearse(run, selection, destination, policy, tally)?;

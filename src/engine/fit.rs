@@ -129,12 +129,13 @@ impl Plan {
 
     /// The plan in the words of a report.
     ///
-    /// - `context`: bytes that a worker of the third stage keeps: [`compress_context`] or [`UNPACK_CONTEXT`];
-    /// - `pack`: the way into a vault, or the way back.
-    pub(crate) fn report(&self, context: u64, pack: bool) -> PlanReport {
-        let names = match pack {
-            true => ["scan", "read", "compress", "encrypt", "write"],
-            false => ["plan", "read", "decrypt", "decompress", "write"],
+    /// - `context`: bytes that a worker of the third stage keeps: [`compress_context`], [`UNPACK_CONTEXT`] or
+    ///   [`repack_context`].
+    pub(crate) fn report(&self, context: u64, course: Course) -> PlanReport {
+        let names = match course {
+            Course::Pack => ["scan", "read", "compress", "encrypt", "write"],
+            Course::Unpack => ["plan", "read", "decrypt", "decompress", "write"],
+            Course::Transfer => ["plan", "read", "decrypt", "encrypt", "write"],
         };
         let counts = self.counts();
         // `verify` has nothing to write.
@@ -164,6 +165,17 @@ impl Plan {
     }
 }
 
+/// Which way the data goes: what the stages are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Course {
+    /// From files into a vault.
+    Pack,
+    /// From a vault into files.
+    Unpack,
+    /// From one vault file into another.
+    Transfer,
+}
+
 /// What a buffer for chunks of this size takes.
 pub(crate) fn buffer_len(chunk_size: u32) -> u64 {
     u64::from(chunk_size) + (HEAD_ROOM + TAIL_ROOM) as u64
@@ -190,6 +202,13 @@ pub(crate) fn compress_context(level: Level, chunk_size: u32) -> u64 {
 
 /// What a decompression context takes; its window lies in the output buffer.
 pub(crate) const UNPACK_CONTEXT: u64 = 256 * KIB;
+/// The zstd level at which pieces of records are packed anew: the default of packing.
+pub(crate) const REPACK_LEVEL: i32 = 3;
+
+/// What a worker keeps who does that with records of this size.
+pub(crate) fn repack_context(chunk_size: u32) -> u64 {
+    UNPACK_CONTEXT + compress_context(Level::Zstd(REPACK_LEVEL), chunk_size)
+}
 
 const MIB_U32: u32 = 1 << 20;
 /// The highest level that `--level auto` may pick.
@@ -275,6 +294,32 @@ pub(crate) fn fit_unpack(config: &PipelineConfig, largest_record: u32, writes: b
     fit(plan, config.memory, |_| UNPACK_CONTEXT, Chunks::AsTheyAre)
 }
 
+/// The plan of bringing records of up to `largest_record` plain bytes from one file into another on such a device.
+///
+/// - `reseals`: they are sealed anew on their way; else some may be packed anew.
+pub(crate) fn fit_transfer(
+    config: &PipelineConfig,
+    largest_record: u32,
+    reseals: bool,
+    device: Device,
+) -> Result<Plan> {
+    let Workers { all, read, decrypt, encrypt, write, .. } = config.workers;
+    let (first, most, why) = readers(device);
+    let counts = [
+        (1, "one thread by its nature".to_owned()),
+        count(read, all, (first, why))?,
+        count(decrypt, all, by_cores(1, 4))?,
+        if reseals { count(encrypt, all, by_cores(1, 4))? } else { (0, String::new()) },
+        count(write, all, by_cores(1, 4))?,
+    ];
+    let is_learnt = read.or(all).is_none();
+    let chunk_size = largest_record.max(*CHUNK_SIZES.start());
+    let mut plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
+    plan.record = config.record;
+    let context = |chunk_size| if reseals { 0 } else { repack_context(chunk_size) };
+    fit(plan, config.memory, context, Chunks::AsTheyAre)
+}
+
 /// Whether fitting to memory may make chunks smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Chunks {
@@ -328,8 +373,15 @@ fn fit(mut plan: Plan, ceiling: Option<u64>, context: impl Fn(u32) -> u64, chunk
     }
     let asked = plan.clone();
     let least = |chunk_size: u32, permits: u64| {
-        let one_each =
-            Plan { scan: 1, read: 1, read_most: 1, third: 1, fourth: 1, write: asked.write.min(1), ..asked.clone() };
+        let one_each = Plan {
+            scan: 1,
+            read: 1,
+            read_most: 1,
+            third: 1,
+            fourth: asked.fourth.min(1),
+            write: asked.write.min(1),
+            ..asked.clone()
+        };
         let one_each = Plan { chunk_size, entry_window: LEAST_ENTRY_WINDOW, ..one_each };
         Plan { budget: permits * one_each.permit(), ..one_each }
     };
@@ -436,11 +488,11 @@ mod tests {
     fn a_report_of_a_plan_names_the_stages_that_there_are() {
         let config = PipelineConfig { queue_depth: Some(7), ..config(Some("256M"), Some(3)) };
         let plan = fit_pack(&config, Level::Zstd(3), Device::Flash).unwrap();
-        let report = plan.report(compress_context(Level::Zstd(3), plan.chunk_size), true);
+        let report = plan.report(compress_context(Level::Zstd(3), plan.chunk_size), Course::Pack);
         assert_eq!(report.workers[1..], [("read", 3), ("compress", 3), ("encrypt", 3), ("write", 3)]);
         assert_eq!(report.queue_depths, ["read", "compress", "encrypt", "write"].map(|name| (name, 7)));
         assert!(report.peak_memory_bytes <= 256 * MIB && report.peak_memory_bytes > report.buffer_bytes);
-        let verify = fit_unpack(&config, 1 << 20, false, Device::Flash).unwrap().report(UNPACK_CONTEXT, false);
+        let verify = fit_unpack(&config, 1 << 20, false, Device::Flash).unwrap().report(UNPACK_CONTEXT, Course::Unpack);
         assert_eq!(verify.workers, [("plan", 1), ("read", 3), ("decrypt", 3), ("decompress", 3)]);
         assert_eq!(verify.chunk_size, 1 << 20);
     }

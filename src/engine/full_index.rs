@@ -8,6 +8,7 @@ use crate::engine::run::Run;
 use crate::engine::segment::SegmentWriter;
 use crate::engine::state::State;
 use crate::error::Result;
+use crate::format::commit::Commit;
 use crate::format::index::{BlockRef, Item};
 use crate::format::tree::TreeWriter;
 
@@ -24,7 +25,7 @@ pub(crate) struct FullIndex {
 
 /// Writes the whole index of the base generation, if the deltas that have gathered call for it.
 pub(crate) fn write_full_if_due(run: &Run<'_>, base: &State, segment: &SegmentWriter) -> Result<Option<FullIndex>> {
-    if !is_due(base) {
+    if !is_due(&base.commit) {
         return Ok(None);
     }
     let trees = base.trees(&base.commit)?;
@@ -43,10 +44,11 @@ pub(crate) fn write_full_if_due(run: &Run<'_>, base: &State, segment: &SegmentWr
     Ok(Some(FullIndex { head, stored_bytes, covers: base.root.generation() }))
 }
 
-fn is_due(base: &State) -> bool {
-    let deltas = &base.commit.deltas;
+/// Whether the next commit after this one should have a whole index.
+pub(crate) fn is_due(commit: &Commit) -> bool {
+    let deltas = &commit.deltas;
     let delta_bytes: u64 = deltas.iter().map(|delta| delta.stored_bytes).sum();
-    let full_bytes = base.commit.full.map_or(0, |full| full.stored_bytes);
+    let full_bytes = commit.full.map_or(0, |full| full.stored_bytes);
     // With one delta there is nothing to bring together, and the smallest vaults would rewrite their index every time.
     deltas.len() > 1 && (deltas.len() >= DELTAS_BEFORE_FULL || (full_bytes > 0 && delta_bytes > full_bytes / 4))
 }

@@ -201,6 +201,8 @@ pub struct Report {
     pub stages: Vec<StageReport>,
     /// What is left of a damaged vault (`recover` only).
     pub recovery: Option<Recovery>,
+    /// What became of the vault's file (`compact`, `rekey`).
+    pub compaction: Option<Compaction>,
     /// Bytes of the vault's extents that no snapshot refers to (`verify` only).
     pub unreferenced_bytes: Option<u64>,
     /// What was learnt of the threads of a stage while it ran, by stage and in words: `4 instead of 2 after 0.4 s: 61 % more`.
@@ -293,6 +295,26 @@ pub struct Phases {
     pub stream: Duration,
     /// Syncs and the commit; of `extract`, what is done last to directories.
     pub finish: Duration,
+}
+
+/// What a vault's file was and is, where it is written anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compaction {
+    /// Numbers of the snapshots that are kept, ascending.
+    pub kept: Vec<u64>,
+    /// Numbers of the others.
+    pub dropped: Vec<u64>,
+    /// The length of the old file, in bytes.
+    pub bytes_before: u64,
+    /// The length of the new one; before that is written, an estimate.
+    pub bytes_after: u64,
+    /// Data records that stay as they are, or are sealed anew with the packed bytes that they have.
+    pub moved_records: u64,
+    /// Data records of which little was needed: that is packed anew.
+    pub repacked_records: u64,
+    /// Bytes that these took in the old file.
+    pub repacked_bytes: u64,
 }
 
 /// What `recover` has found, beside the losses that the report's errors name.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::engine::api::RecoverOptions;
 use crate::engine::device::Device;
-use crate::engine::fit::{UNPACK_CONTEXT, fit_unpack};
+use crate::engine::fit::{Course, UNPACK_CONTEXT, fit_unpack};
 use crate::engine::locks::Held;
 use crate::engine::observe::{
     EntryErrorKind, Failed, Observer, PlanReport, RecoveredSnapshot, Recovery, Report, StageReport,
@@ -188,7 +188,7 @@ impl Vault {
         let wanted = ground.wanted();
         let largest = wanted.iter().map(|(_, place)| place.plain_len).max().unwrap_or(0);
         let plan = fit_unpack(&options.pipeline, largest, false, Device::of(&self.path))?;
-        done.plan = Some(plan.report(UNPACK_CONTEXT, false));
+        done.plan = Some(plan.report(UNPACK_CONTEXT, Course::Unpack));
         let ReadThrough { stages, stored_bytes, failed } = read_through(run, storage, reader, &plan, wanted)?;
         (done.stages, done.stored_bytes) = (stages, stored_bytes);
         ground.read(run, failed.into_iter().map(|(_, place, why)| (place.offset, why)).collect())

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::engine::add::{Done, source_device, tell};
 use crate::engine::api::AddOptions;
 use crate::engine::compare::Compared;
-use crate::engine::fit::{compress_context, fit_pack};
+use crate::engine::fit::{Course, compress_context, fit_pack};
 use crate::engine::plan::{Decision, Planner};
 use crate::engine::run::{Phase, Run};
 use crate::engine::select::Selection;
@@ -65,7 +65,7 @@ impl Vault {
     ) -> Result<()> {
         let base = self.open_state(run, false)?;
         let plan = fit_pack(&options.pipeline, options.level, source_device(sources, options))?;
-        done.plan = Some(plan.report(compress_context(options.level, plan.chunk_size), true));
+        done.plan = Some(plan.report(compress_context(options.level, plan.chunk_size), Course::Pack));
         let trees = base.trees(&base.commit)?;
         let (mut comparison, _) = self.compare(sources, options, &plan, &base, &trees)?;
         let mut planner = Planner::new(source, plan.chunk_size, trees);

@@ -8,7 +8,7 @@
 //! unreferenced, and nothing else.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crate::crypto::derive::{SegmentKeys, segment_keys};
 use crate::engine::cancel::Stop;
 use crate::engine::staging::Staging;
 use crate::engine::state::VaultKeys;
+use crate::engine::write_behind::WriteBehind;
 use crate::error::{Error, FileOp, Result};
 use crate::format::header::MAX_VAULT_LEN;
 use crate::format::index::{BlockRef, SegmentSalt};
@@ -31,8 +32,6 @@ const FIRST_EXTENT_LEN: u64 = 1 << 20;
 const MAX_EXTENT_LEN: u64 = 64 << 20;
 /// Room for the index and the commit record in a last extent.
 const TAIL_LEN: u64 = 256 << 10;
-/// Write-behind is started for about so many bytes at a time.
-const WRITEBACK_LEN: u64 = 8 << 20;
 
 /// How often a busy ALLOC lock is tried.
 const ALLOC_POLL: Duration = Duration::from_millis(2);
@@ -79,16 +78,14 @@ pub(crate) struct SegmentWriter {
     space: Mutex<Space>,
     changed: Condvar,
     next_meta: AtomicU64,
-    /// Bytes of records, and those of them that have left the staging.
+    /// Bytes of records.
     written: AtomicU64,
-    put: AtomicU64,
+    out: WriteBehind,
     /// Bytes of content that the records written so far stand for, and that all of them will stand for; 0 while unknown.
     content_done: AtomicU64,
     content_total: AtomicU64,
     /// Gathers records into writes of whole blocks, where that is worth it.
     staging: Option<Staging>,
-    /// Something was not written; it may be a record whose own writing had returned, gathered in a block of another worker's.
-    has_failed: AtomicBool,
 }
 
 impl SegmentWriter {
@@ -104,6 +101,7 @@ impl SegmentWriter {
     ) -> Result<Self> {
         let salt = Salt::generate()?;
         Ok(Self {
+            out: WriteBehind::new(Arc::clone(&storage), vault),
             storage,
             stop: Arc::clone(stop),
             lock_timeout,
@@ -116,11 +114,9 @@ impl SegmentWriter {
             changed: Condvar::new(),
             next_meta: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            put: AtomicU64::new(0),
             content_done: AtomicU64::new(0),
             content_total: AtomicU64::new(0),
             staging: None,
-            has_failed: AtomicBool::new(false),
         })
     }
 
@@ -194,10 +190,10 @@ impl SegmentWriter {
     pub(crate) fn write(&self, framed: &[u8]) -> Result<u64> {
         let len = framed.len() as u64;
         let offset = match &self.staging {
-            Some(staging) => staging.write(framed, || self.reserve(len), &|bytes, at| self.put(bytes, at))?,
+            Some(staging) => staging.write(framed, || self.reserve(len), &|bytes, at| self.out.put(bytes, at))?,
             None => {
                 let offset = self.reserve(len)?;
-                self.put(framed, offset)?;
+                self.out.put(framed, offset)?;
                 offset
             }
         };
@@ -207,21 +203,8 @@ impl SegmentWriter {
 
     /// Writes bytes to a place that was reserved.
     pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.put(bytes, offset)?;
+        self.out.put(bytes, offset)?;
         self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Writes bytes; now and then the system is asked to begin bringing them to the disk.
-    fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let written = write_all_at(&*self.storage, &self.vault, bytes, offset);
-        written.inspect_err(|_| self.has_failed.store(true, Ordering::Relaxed))?;
-        let len = bytes.len() as u64;
-        let before = self.put.fetch_add(len, Ordering::Relaxed);
-        if len >= WRITEBACK_LEN / 8 || before / WRITEBACK_LEN != (before + len) / WRITEBACK_LEN {
-            let started = self.storage.start_writeback(offset, len);
-            started.map_err(|error| Error::io(FileOp::Sync, &self.vault, error))?;
-        }
         Ok(())
     }
 
@@ -232,14 +215,10 @@ impl SegmentWriter {
     /// Of writing, or of the sync; `sync` says what to make of the second.
     pub(crate) fn sync(&self, sync: impl FnOnce(std::io::Error) -> Error) -> Result<()> {
         if let Some(staging) = &self.staging {
-            staging.flush(&|bytes, at| self.put(bytes, at))?;
+            staging.flush(&|bytes, at| self.out.put(bytes, at))?;
         }
-        if self.has_failed.load(Ordering::Relaxed) {
-            // Whoever was told of it should have ended the run.
-            let why = std::io::Error::other("not all of its records could be written");
-            return Err(Error::io(FileOp::Write, &self.vault, why));
-        }
-        self.storage.sync().map_err(sync)
+        // What failed may be a record whose own writing had returned, gathered in a block of another worker's.
+        self.out.sync(sync)
     }
 
     /// Takes a place for so many bytes.

@@ -79,7 +79,7 @@ impl Vault {
             return Err(Error::Exists(path.to_owned()));
         }
         let vault = Self::make(path, dir, password, options)?.ok_or_else(|| Error::Exists(path.to_owned()))?;
-        vault.made.lock().unwrap_or_else(PoisonError::into_inner).take();
+        vault.forget_made();
         Ok(vault)
     }
 
@@ -259,6 +259,7 @@ impl Vault {
             return match state {
                 Ok(state) => {
                     self.warn_of_network(run);
+                    self.remove_leftovers(run);
                     Ok(Writer { state, presence, is_made })
                 }
                 Err(error) => {
@@ -279,7 +280,7 @@ impl Vault {
         }
     }
 
-    fn state(&self, storage: Arc<dyn Storage>, track: bool) -> Result<State> {
+    pub(crate) fn state(&self, storage: Arc<dyn Storage>, track: bool) -> Result<State> {
         let headers = read_headers(&*storage, &self.path)?;
         let replaced = |copy: &(u64, Result<_, _>)| {
             copy.1
@@ -307,6 +308,11 @@ impl Vault {
     /// A run has committed.
     pub(crate) fn has_committed(&self) {
         self.is_new.store(false, Ordering::Release);
+    }
+
+    /// A run that wants the vault alone gives up what this value holds of it.
+    pub(crate) fn forget_made(&self) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Takes the vault away that this value has made and that no run has begun on.

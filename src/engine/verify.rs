@@ -14,7 +14,7 @@ use crate::engine::api::VerifyOptions;
 use crate::engine::budget::Budget;
 use crate::engine::device::Device;
 use crate::engine::extract::record_pool;
-use crate::engine::fit::{Plan, UNPACK_CONTEXT, fit_unpack};
+use crate::engine::fit::{Course, Plan, UNPACK_CONTEXT, fit_unpack};
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
 use crate::engine::queue::{Feed, queue};
@@ -100,7 +100,7 @@ impl Vault {
         if !options.quick {
             let largest = wanted.iter().map(|(_, place)| place.plain_len).max().unwrap_or(0);
             let plan = fit_unpack(&options.pipeline, largest, false, Device::of(&self.path))?;
-            checked.plan = Some(plan.report(UNPACK_CONTEXT, false));
+            checked.plan = Some(plan.report(UNPACK_CONTEXT, Course::Unpack));
             if options.dry_run {
                 checked.stored_bytes += wanted.iter().map(|(_, place)| u64::from(place.sealed_len)).sum::<u64>();
             } else {
@@ -190,11 +190,12 @@ pub(super) struct Walk<'s, 'r, 'c> {
     trees: Vec<Arc<Tree>>,
     seen: HashSet<(u64, u64)>,
     heads: Vec<(SegmentSalt, u64)>,
+    seen_heads: HashSet<u64>,
 }
 
 impl<'s, 'r, 'c> Walk<'s, 'r, 'c> {
     pub(super) fn new(run: &'r Run<'c>, state: &'s State) -> Self {
-        Self { state, run, trees: Vec::new(), seen: HashSet::new(), heads: Vec::new() }
+        Self { state, run, trees: Vec::new(), seen: HashSet::new(), heads: Vec::new(), seen_heads: HashSet::new() }
     }
 
     /// The trees, and where segment headers are.
@@ -212,8 +213,12 @@ impl<'s, 'r, 'c> Walk<'s, 'r, 'c> {
                 Err(error) => keep_going(self.run, &self.state.vault, error)?,
             }
         }
-        let heads = commit.heads.iter().map(|(segment, at)| (commit.segments[*segment as usize].clone(), *at));
-        self.heads.extend(heads);
+        for (segment, at) in &commit.heads {
+            // A run that makes several commits lists its heads in each.
+            if self.seen_heads.insert(*at) {
+                self.heads.push((commit.segments[*segment as usize].clone(), *at));
+            }
+        }
         Ok(())
     }
 

@@ -99,6 +99,23 @@ pub trait VaultDir: Send + Sync {
     fn is_same_file(&self, storage: &dyn Storage) -> io::Result<bool>;
     /// Makes the directory durable (`fsync`).
     fn sync(&self) -> io::Result<()>;
+    /// Bytes that files in this directory may still take; `None` if nobody can say.
+    fn free_space(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+    /// How many names a file has.
+    fn link_count(&self, _storage: &dyn Storage) -> io::Result<u64> {
+        Ok(1)
+    }
+    /// Gives a file of `create_unlinked` the owner, the mode and the extended attributes of another one, durably.
+    fn copy_attributes(&self, _from: &dyn Storage, _to: &dyn Storage) -> io::Result<()> {
+        Ok(())
+    }
+    /// Removes temporary files of the vault's name that ended runs have left: those whose PRESENCE is free. Answers how
+    /// many there were. For who holds PRESENCE of the vault itself: nobody replaces it then.
+    fn remove_leftovers(&self) -> io::Result<u64> {
+        Ok(0)
+    }
     /// Whether the directory is on a file system that another machine or another process stands behind, where locks and
     /// syncs may mean less.
     fn is_remote(&self) -> bool {

@@ -3,6 +3,7 @@
 //! The type says how far data has come: a pipeline that skips encryption does not compile.
 
 pub(crate) mod pack;
+pub(crate) mod transfer;
 pub(crate) mod unpack;
 
 use std::path::PathBuf;

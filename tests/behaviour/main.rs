@@ -12,6 +12,7 @@ mod bottleneck;
 mod cancellation;
 mod changing_sources;
 mod checking;
+mod compact;
 mod concurrent;
 mod crash_recovery;
 mod damage;

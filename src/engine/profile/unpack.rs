@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::engine::api::{ExtractOptions, VerifyOptions};
 use crate::engine::device::Device;
 use crate::engine::extract::largest_record;
-use crate::engine::fit::{UNPACK_CONTEXT, fit_unpack};
+use crate::engine::fit::{Course, UNPACK_CONTEXT, fit_unpack};
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, Progress, Report};
 use crate::engine::profile::outcome::{Profile, ProfileFailed, ProfileOptions, Roofline};
 use crate::engine::profile::{LEAST_ROUNDS, MOST_ROUNDS, Session, alone, cache, roofline};
@@ -129,7 +129,7 @@ impl Vault {
                 let message = format!("damaged at byte {}: {why}", place.offset);
                 run.entry_failed(&self.path, EntryErrorKind::Damaged, message);
             }
-            through = Some((read, plan.report(UNPACK_CONTEXT, false), (files, directories, bytes)));
+            through = Some((read, plan.report(UNPACK_CONTEXT, Course::Unpack), (files, directories, bytes)));
             Ok(())
         });
         result?;

@@ -8,11 +8,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{FileStorage, Storage, VaultDir};
+use super::{FileStorage, Lock, LockMode, Storage, VaultDir};
 use crate::primitives::fs::{self, FsKind, StatKind};
+use crate::primitives::xattr;
 
 /// How many symlinks in a row are followed to a vault; the kernel's own limit.
 const MAX_SYMLINKS: usize = 40;
@@ -22,6 +23,13 @@ const MAX_NAME_TRIES: usize = 64;
 
 /// The longest name that Linux file systems take.
 const NAME_MAX: usize = 255;
+
+/// What a temporary name ends with, and how long all of it is that is not the vault's own name.
+const TEMPORARY_END: &str = ".tmp";
+const TEMPORARY_FRAME_LEN: usize = 1 + 1 + 8 + TEMPORARY_END.len();
+
+/// Extended attributes that say something of the very bytes of a file: another file has its own.
+const OF_THE_BYTES: [&[u8]; 2] = [b"security.ima", b"security.evm"];
 
 /// A name that a file has until it gets its final one. Removed when dropped.
 #[derive(Debug)]
@@ -143,10 +151,35 @@ impl FsVaultDir {
     fn temporary_name(&self) -> io::Result<OsString> {
         let mut random = [0; 4];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-        let suffix = format!(".{:08x}.tmp", u32::from_le_bytes(random));
+        let suffix = format!("{:08x}{TEMPORARY_END}", u32::from_le_bytes(random));
+        Ok(OsString::from_vec([&self.temporary_prefix(), suffix.as_bytes()].concat()))
+    }
+
+    /// What every temporary name of this vault begins with.
+    fn temporary_prefix(&self) -> Vec<u8> {
         let name = self.name.as_bytes();
-        let kept = name.len().min(NAME_MAX - 1 - suffix.len());
-        Ok(OsString::from_vec([b".", &name[..kept], suffix.as_bytes()].concat()))
+        let kept = name.len().min(NAME_MAX - TEMPORARY_FRAME_LEN);
+        [b".", &name[..kept], b"."].concat()
+    }
+
+    /// Whether a name is one that [`Self::temporary_name`] makes.
+    fn is_temporary(&self, name: &[u8]) -> bool {
+        let random =
+            name.strip_prefix(&*self.temporary_prefix()).and_then(|rest| rest.strip_suffix(TEMPORARY_END.as_bytes()));
+        random.is_some_and(|random| random.len() == 8 && random.iter().all(u8::is_ascii_hexdigit))
+    }
+
+    /// Removes what has this name, if it is a file that nobody is at work on.
+    fn remove_leftover(&self, name: &OsStr) -> io::Result<bool> {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(retry_on_intr(|| rustix::fs::openat(&*self.dir, name, flags, Mode::empty()))?);
+        ensure_regular(fs::fstat(&file)?.kind)?;
+        let storage = FileStorage::new(file);
+        if !storage.try_lock(Lock::Presence, LockMode::Exclusive)? {
+            return Ok(false);
+        }
+        rustix::fs::unlinkat(&*self.dir, name, AtFlags::empty())?;
+        Ok(true)
     }
 
     /// Gives a file that has no name this one, unless it is taken.
@@ -201,6 +234,30 @@ fn open_dir(path: &Path) -> io::Result<OwnedFd> {
 
 fn ensure_regular(kind: StatKind) -> io::Result<()> {
     if kind == StatKind::File { Ok(()) } else { Err(invalid("not a regular file")) }
+}
+
+/// Gives a file the extended attributes that another one has, and takes away those that it was born with.
+fn copy_xattrs(from: &File, to: &File) -> io::Result<()> {
+    let (wanted, found) = (xattr::list_xattrs_of(from)?, xattr::list_xattrs_of(to)?);
+    for (name, _) in found.iter().filter(|(name, _)| wanted.iter().all(|(other, _)| other != name)) {
+        match retry_on_intr(|| rustix::fs::fremovexattr(to, &**name)) {
+            // Labels that the system gives to every new file stay.
+            Err(error) if !name.starts_with(b"security.") => return Err(error.into()),
+            _ => {}
+        }
+    }
+    for attribute in wanted.iter().filter(|attribute| !found.contains(attribute)) {
+        let (name, value) = attribute;
+        if OF_THE_BYTES.contains(&&**name) {
+            continue;
+        }
+        retry_on_intr(|| rustix::fs::fsetxattr(to, &**name, value, XattrFlags::empty())).map_err(|error| {
+            let name = String::from_utf8_lossy(name);
+            let error = io::Error::from(error);
+            io::Error::new(error.kind(), format!("a new file cannot be given its attribute {name}: {error}"))
+        })?;
+    }
+    Ok(())
 }
 
 impl VaultDir for FsVaultDir {
@@ -283,6 +340,45 @@ impl VaultDir for FsVaultDir {
         }
     }
 
+    fn free_space(&self) -> io::Result<Option<u64>> {
+        let found = retry_on_intr(|| rustix::fs::fstatvfs(&*self.dir))?;
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+    }
+
+    fn link_count(&self, storage: &dyn Storage) -> io::Result<u64> {
+        Ok(fs::fstat(&file_storage(storage)?.file)?.nlink)
+    }
+
+    fn copy_attributes(&self, from: &dyn Storage, to: &dyn Storage) -> io::Result<()> {
+        let (from, to) = (&file_storage(from)?.file, &file_storage(to)?.file);
+        let (wanted, found) = (fs::fstat(from)?, fs::fstat(to)?);
+        let failed = |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+        if (wanted.uid, wanted.gid) != (found.uid, found.gid) {
+            let owner = (Uid::from_raw(wanted.uid), Gid::from_raw(wanted.gid));
+            retry_on_intr(|| rustix::fs::fchown(to, Some(owner.0), Some(owner.1)))
+                .map_err(|error| failed("a new file cannot be given its owner and group", error.into()))?;
+        }
+        // After the owner, whose change takes bits away.
+        retry_on_intr(|| rustix::fs::fchmod(to, Mode::from_raw_mode(wanted.mode & 0o7777)))
+            .map_err(|error| failed("a new file cannot be given its mode", error.into()))?;
+        // After the mode, which a list of access rights has a part of.
+        copy_xattrs(from, to)?;
+        // The sync of the data later on need not take attributes along.
+        Ok(retry_on_intr(|| rustix::fs::fsync(to))?)
+    }
+
+    fn remove_leftovers(&self) -> io::Result<u64> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let listed = retry_on_intr(|| rustix::fs::openat(&*self.dir, ".", flags, Mode::empty()))?;
+        let (names, listed) = fs::list_directory(&listed);
+        let mut removed = 0;
+        for number in 0..names.len() {
+            let Some((name, _)) = names.get(number).filter(|(name, _)| self.is_temporary(name)) else { continue };
+            removed += u64::from(self.remove_leftover(OsStr::from_bytes(name))?);
+        }
+        listed.map(|()| removed)
+    }
+
     fn is_remote(&self) -> bool {
         // What cannot be asked is taken for a file system like others.
         fs::file_system_kind(self.dir.as_fd()).is_ok_and(|kind| kind == FsKind::Network)
@@ -295,7 +391,6 @@ mod tests {
 
     use std::any::Any;
 
-    use super::super::{Lock, LockMode};
     use super::*;
 
     fn temp() -> tempfile::TempDir {

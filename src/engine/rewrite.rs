@@ -1,0 +1,158 @@
+//! How is a vault written anew, into a file that takes the place of the old one in one step?
+//!
+//! | step | where | |
+//! |---|---|---|
+//! | which records do the kept snapshots need? | [`needed`] | reads every index that is kept |
+//! | where does each go, and which are packed anew? | [`layout`] | no input or output |
+//! | is there room, and may the new file be what the old one is? | [`replace`] | nothing is written before |
+//! | data | [`data`] | the pipeline |
+//! | indexes and commits | [`history`] | in a segment of the run's own |
+//! | is what was written sound? | here | reads every new index |
+//! | the new file gets the name | [`replace`] | sync, rename, sync of the directory |
+//!
+//! Who owns what: PRESENCE of the old file is held alone from before the first look until the directory is synced, so nobody
+//! writes to it; readers go on reading it, also when it has lost its name. The new file has no name and belongs to this run. How
+//! it ends: whatever fails before the rename drops the new file and leaves the old one as it was; the rename is the commit.
+
+pub(crate) mod data;
+pub(crate) mod history;
+pub(crate) mod layout;
+pub(crate) mod needed;
+pub(crate) mod replace;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::engine::fit::Plan;
+use crate::engine::observe::StageReport;
+use crate::engine::rewrite::history::Moved;
+use crate::engine::rewrite::layout::Layout;
+use crate::engine::rewrite::needed::{Kept, Needed, Segments};
+use crate::engine::run::{Phase, Run};
+use crate::engine::segment::{SegmentWriter, write_all_at};
+use crate::engine::state::{State, VaultKeys};
+use crate::engine::verify::{Checked, Records, Walk, check_tree};
+use crate::error::{Error, FileOp, Malformation, Result};
+use crate::format::header::{EXTENTS_AT, HEADER_A_AT, HEADER_B_AT, Header, ROOT_A_AT, ROOT_B_AT, Root};
+use crate::format::index::SegmentSalt;
+use crate::format::record::Salt;
+use crate::primitives::storage::Storage;
+
+/// One vault being written anew.
+pub(crate) struct Rewrite<'a, 'c> {
+    run: &'a Run<'c>,
+    /// What messages call either file.
+    path: &'a Arc<Path>,
+    from: &'a State,
+    to: Arc<dyn Storage>,
+    /// The keys of the new file.
+    keys: &'a Arc<VaultKeys>,
+    /// Of each segment, its salt in the new file; `None`: what it is in the old one.
+    new_salts: Option<Vec<SegmentSalt>>,
+}
+
+/// What was written.
+pub(crate) struct Written {
+    pub(crate) stages: Vec<StageReport>,
+    /// The length of the new file.
+    pub(crate) file_size: u64,
+    /// Bytes of records that were moved, and of those that were made.
+    pub(crate) data_bytes: u64,
+}
+
+impl<'a, 'c> Rewrite<'a, 'c> {
+    /// - `to`: the new file, empty and without a name.
+    /// - `keys`: the vault's own, or others: then everything is sealed anew, under fresh salts.
+    pub(crate) fn new(
+        run: &'a Run<'c>,
+        path: &'a Arc<Path>,
+        from: &'a State,
+        to: Arc<dyn Storage>,
+        keys: &'a Arc<VaultKeys>,
+        segments: &Segments,
+    ) -> Result<Self> {
+        let fresh = |_: &SegmentSalt| Ok(SegmentSalt { salt: Salt::generate()?.0, wrapped: Vec::new() });
+        let new_salts = match Arc::ptr_eq(keys, &from.keys) {
+            true => None,
+            false => Some(segments.salts().iter().map(fresh).collect::<Result<_>>()?),
+        };
+        Ok(Self { run, path, from, to, keys, new_salts })
+    }
+
+    /// Whether everything is sealed anew.
+    fn reseals(&self) -> bool {
+        self.new_salts.is_some()
+    }
+
+    /// The salt that a segment has in the new file.
+    fn new_salt<'s>(&'s self, segments: &'s Segments, segment: u32) -> &'s SegmentSalt {
+        let salts = self.new_salts.as_deref().unwrap_or(segments.salts());
+        &salts[segment as usize]
+    }
+
+    /// Writes the whole file and syncs it.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a record that is needed does not open. The new file is worth nothing then.
+    pub(crate) fn write(
+        &self,
+        header: &Header,
+        plan: &Plan,
+        kept: &[Kept],
+        needed: &Needed,
+        layout: &Layout,
+    ) -> Result<Written> {
+        let (path, to) = (&**self.path, &self.to);
+        let io = |op| move |error| Error::io(op, path, error);
+        // At once: if there is too little space, that is known before anything is written.
+        to.allocate(0, layout.end.max(EXTENTS_AT)).map_err(io(FileOp::Allocate))?;
+        let header = header.encode(&self.keys.header);
+        for at in [HEADER_A_AT, HEADER_B_AT] {
+            write_all_at(&**to, path, &header[..], at)?;
+        }
+        let segment = SegmentWriter::new(Arc::clone(to), path, self.keys, &self.run.stop, None)?;
+        let done = self.transfer(plan, needed, layout, &segment)?;
+        let moved = Moved {
+            needed,
+            layout,
+            new_records: &done.new_records,
+            highest_snapshot: self.from.commit.highest_snapshot,
+            generation: self.from.root.generation(),
+        };
+        let (generation, place) = self.write_history(&segment, &moved, kept)?;
+        let end = place.offset.0 + u64::from(place.sealed_len);
+        let root = Root::new(self.keys.vault_id, generation, place, end);
+        let root = root.map_err(|why| Error::malformed(path, ROOT_A_AT, why))?.encode(&self.keys.root);
+        for at in [ROOT_A_AT, ROOT_B_AT] {
+            write_all_at(&**to, path, &root, at)?;
+        }
+        segment.trim()?;
+        self.look_over()?;
+        self.run.check()?;
+        // The sync of a large file takes its time; the stall clock rests.
+        self.run.enter(Phase::Commit);
+        segment.sync(io(FileOp::Sync))?;
+        let new_bytes: u64 = done.new_records.iter().map(|place| u64::from(place.sealed_len)).sum();
+        let file_size = to.len().map_err(io(FileOp::Stat))?;
+        Ok(Written { stages: done.stages, file_size, data_bytes: done.moved_bytes + new_bytes })
+    }
+
+    /// Reads the structure of the new file, as `verify` does: the only copy is not replaced by what was never looked at.
+    fn look_over(&self) -> Result<()> {
+        let state = State::newest(Arc::clone(&self.to), Arc::clone(self.path), Arc::clone(self.keys), false)?;
+        let failures = self.run.error_count();
+        let mut walk = Walk::new(self.run, &state);
+        walk.chain()?;
+        let (trees, _) = walk.finish();
+        let mut records = Records::default();
+        for tree in &trees {
+            records.list(tree, &state)?;
+            check_tree(self.run, tree, &state, &mut Checked::default())?;
+        }
+        if self.run.error_count() > failures {
+            let at = state.root.commit().offset.0;
+            return Err(Error::malformed(&**self.path, at, Malformation::Part { structure: "index" }));
+        }
+        Ok(())
+    }
+}

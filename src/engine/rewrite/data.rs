@@ -1,0 +1,295 @@
+//! How do the data records get into the new file? Through the pipeline, in the order of the old one.
+//!
+//! ```text
+//! as they are:   plan ──▶ read ──▶ write ──▶ decrypt                 each is opened once it is written, and then forgotten
+//! sealed anew:   plan ──▶ read ──▶ decrypt ──▶ encrypt ──▶ write     the packed bytes stay what they are
+//! packed anew:   plan ──▶ repack ──▶ encrypt ──▶ write               pieces of several become one record
+//! ```
+//!
+//! So no record reaches the new file that does not open: the first that does not ends the run, and the old file stays. Permits
+//! bound the bytes under way, as in every pipeline.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::engine::budget::Budget;
+use crate::engine::extract::record_pool;
+use crate::engine::fit::{Plan, REPACK_LEVEL};
+use crate::engine::observe::StageReport;
+use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
+use crate::engine::queue::{Feed, queue};
+use crate::engine::recorder::Item as Handled;
+use crate::engine::rewrite::Rewrite;
+use crate::engine::rewrite::layout::Layout;
+use crate::engine::rewrite::needed::Needed;
+use crate::engine::run::{Phase, Run};
+use crate::engine::segment::SegmentWriter;
+use crate::engine::stats::{WorkerStats, stage_report};
+use crate::engine::write_behind::WriteBehind;
+use crate::error::{Error, Result};
+use crate::format::index::RecordPlace;
+use crate::format::record::{RecordId, RecordKind, Salt, SegmentHeader};
+use crate::primitives::units::ChunkSeq;
+use crate::stages::Weighed;
+use crate::stages::pack::encrypt::Encrypt;
+use crate::stages::pack::write::{Write, Written};
+use crate::stages::transfer::{
+    Destination, PutRecord, Repack, RepackJob, RepackSource, SealAnew, Sealing, lost_record,
+};
+use crate::stages::unpack::decrypt::Decrypt;
+use crate::stages::unpack::read::{ReadRecord, RecordInHand, RecordJob};
+
+/// Where records end that were moved; the first that is lost ends the run.
+#[derive(Clone)]
+struct Arrivals<'r, 'c> {
+    run: &'r Run<'c>,
+    vault: &'r Path,
+    bytes: &'r AtomicU64,
+}
+
+impl Outlet<RecordInHand<Destination>> for Arrivals<'_, '_> {
+    fn send(&self, envelope: Envelope<RecordInHand<Destination>>) -> Result<(), Gone> {
+        let RecordInHand { job, bytes } = envelope.item;
+        if let Err(why) = bytes {
+            self.run.stop.fail(lost_record(self.vault, &job.place, why));
+            return Err(Gone);
+        }
+        self.bytes.fetch_add(u64::from(job.place.sealed_len), Ordering::Relaxed);
+        self.run.counters.bytes_done.fetch_add(u64::from(job.place.plain_len), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Where new records end that were made of pieces.
+#[derive(Clone)]
+struct NewRecords<'r, 'c> {
+    run: &'r Run<'c>,
+    places: &'r Mutex<Vec<RecordPlace>>,
+}
+
+impl Outlet<Written> for NewRecords<'_, '_> {
+    fn send(&self, envelope: Envelope<Written>) -> Result<(), Gone> {
+        if let Some(place) = envelope.item.place {
+            self.run.counters.bytes_done.fetch_add(u64::from(place.plain_len), Ordering::Relaxed);
+            self.places.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        }
+        Ok(())
+    }
+}
+
+/// Hands out jobs under permits: the one thread that starts each chunk's way.
+struct Front<'r, 'c> {
+    run: &'r Run<'c>,
+    budget: Arc<Budget>,
+    permit: u64,
+}
+
+impl Front<'_, '_> {
+    fn hand_out<T: Weighed + Send>(&self, jobs: impl Iterator<Item = T>, to: &Feed<T>) -> WorkerStats {
+        let mut stats = self.run.recorder.worker("plan", 0);
+        for job in jobs {
+            let began = Instant::now();
+            let Some((permit, waited)) = self.budget.acquire(self.permit, &self.run.stop) else { break };
+            let sending = Instant::now();
+            if to.send(Envelope { item: job, permit: Some(permit) }).is_err() {
+                break;
+            }
+            let sent: Duration = sending.elapsed();
+            stats.wait_budget.record(waited);
+            stats.wait_output.record(sent);
+            stats.items_out += 1;
+            let service = stats.serviced(began, waited + sent);
+            stats.span(began + waited, service, Handled::default());
+        }
+        stats.close()
+    }
+}
+
+/// What was done with the data.
+#[derive(Default)]
+pub(super) struct Transferred {
+    pub(super) stages: Vec<StageReport>,
+    /// Bytes of the records that were moved.
+    pub(super) moved_bytes: u64,
+    /// The new records, by number.
+    pub(super) new_records: Vec<RecordPlace>,
+}
+
+impl Rewrite<'_, '_> {
+    /// Brings everything to the new file, and says what became of it.
+    ///
+    /// - `segment`: takes the new records.
+    pub(super) fn transfer(
+        &self,
+        plan: &Plan,
+        needed: &Needed,
+        layout: &Layout,
+        segment: &SegmentWriter,
+    ) -> Result<Transferred> {
+        let run = self.run;
+        run.enter(Phase::Stream);
+        let batches = layout.batches.iter().map(|batch| u64::from(batch.plain_len)).sum::<u64>();
+        let moved = (0..needed.records.len()).filter_map(|at| layout.place(needed, at));
+        let known = batches + moved.map(|place| u64::from(place.plain_len)).sum::<u64>();
+        run.counters.bytes_known.store(known, Ordering::Relaxed);
+        run.counters.all_known.store(true, Ordering::Relaxed);
+        let mut done = Transferred::default();
+        self.move_records(plan, needed, layout, &mut done)?;
+        if !layout.batches.is_empty() {
+            self.repack(plan, needed, layout, segment, &mut done)?;
+        }
+        Ok(done)
+    }
+
+    fn move_records(&self, plan: &Plan, needed: &Needed, layout: &Layout, done: &mut Transferred) -> Result<()> {
+        let (run, from, path) = (self.run, &*self.from.storage, self.path);
+        let out = WriteBehind::new(Arc::clone(&self.to), path);
+        let sealings: Vec<Option<Arc<Sealing>>> = self.write_heads(&out, needed, layout)?;
+        let began = Instant::now();
+        let budget = Budget::new(plan.budget);
+        run.buffers_of(&budget);
+        let pool = record_pool(plan);
+        let bytes = AtomicU64::new(0);
+        let make_read = || Ok(ReadRecord::<Destination>::new(from, pool.clone()));
+        let make_decrypt = || Ok(Decrypt::new());
+        let make_encrypt = || Ok(SealAnew);
+        let make_write = || Ok(PutRecord::new(&out));
+        let arrivals = Arrivals { run, vault: path, bytes: &bytes };
+        let jobs = layout.segments.iter().zip(&sealings).flat_map(|(moved, sealing)| {
+            let salt = &needed.segments.salts()[moved.segment as usize];
+            let keys = self.from.reader.segment_keys(salt);
+            let segment = Salt(salt.salt).segment_id();
+            moved.records.clone().filter_map(move |at| {
+                let place = needed.records[at].place;
+                let id = RecordId { segment, kind: RecordKind::Data, number: place.number };
+                let offset = layout.place(needed, at)?.offset;
+                let purpose = Destination { offset, sealing: sealing.clone() };
+                Some(RecordJob { place, id, keys: Arc::clone(&keys), purpose })
+            })
+        });
+        let stages = std::thread::scope(|scope| {
+            let (to_read, for_read) = queue(plan.depth(plan.read));
+            let (to_decrypt, for_decrypt) = queue(plan.depth(plan.third));
+            let (to_encrypt, for_encrypt) = queue(plan.depth(plan.fourth.max(1)));
+            let (to_write, for_write) = queue(plan.depth(plan.write));
+            let front = Front { run, budget: Arc::clone(&budget), permit: plan.permit() };
+            let mut stages = Vec::new();
+            let started = (|| {
+                stages.push(spawn_one(scope, run, "plan", move || Ok(front.hand_out(jobs, &to_read)))?);
+                if self.reseals() {
+                    stages.push(spawn_stage(
+                        scope,
+                        run,
+                        plan.readers(run, "decrypt"),
+                        &make_read,
+                        for_read,
+                        to_decrypt,
+                    )?);
+                    stages.push(spawn_stage(scope, run, plan.third, &make_decrypt, for_decrypt, to_encrypt)?);
+                    stages.push(spawn_stage(scope, run, plan.fourth, &make_encrypt, for_encrypt, to_write)?);
+                    stages.push(spawn_stage(scope, run, plan.write, &make_write, for_write, arrivals)?);
+                } else {
+                    stages.push(spawn_stage(scope, run, plan.readers(run, "write"), &make_read, for_read, to_write)?);
+                    stages.push(spawn_stage(scope, run, plan.write, &make_write, for_write, to_decrypt)?);
+                    stages.push(spawn_stage(scope, run, plan.third, &make_decrypt, for_decrypt, arrivals)?);
+                }
+                Ok(())
+            })();
+            if let Err(error) = started {
+                run.stop.fail(error);
+            }
+            stages.into_iter().map(StageHandle::join).collect::<Vec<_>>()
+        });
+        let wall = began.elapsed();
+        run.check()?;
+        done.stages = stages.into_iter().map(|(name, workers)| stage_report(name, workers, wall)).collect();
+        done.moved_bytes = bytes.into_inner();
+        Ok(())
+    }
+
+    /// Writes the headers of the segments that records are moved to; answers what those records are to be sealed with.
+    fn write_heads(&self, out: &WriteBehind, needed: &Needed, layout: &Layout) -> Result<Vec<Option<Arc<Sealing>>>> {
+        let one = |moved: &crate::engine::rewrite::layout::MovedSegment| {
+            let salt = Salt(self.new_salt(&needed.segments, moved.segment).salt);
+            let head = SegmentHeader::new(self.keys.vault_id, salt, 0).encode();
+            out.put(&head, moved.head)?;
+            Ok(self.reseals().then(|| {
+                let keys = crate::crypto::derive::segment_keys(&self.keys.master, &salt.0, &self.keys.vault_id.0);
+                Arc::new(Sealing { segment: salt.segment_id(), keys })
+            }))
+        };
+        layout.segments.iter().map(one).collect()
+    }
+
+    /// Makes new records of pieces of old ones.
+    fn repack(
+        &self,
+        plan: &Plan,
+        needed: &Needed,
+        layout: &Layout,
+        segment: &SegmentWriter,
+        done: &mut Transferred,
+    ) -> Result<()> {
+        let (run, from, path) = (self.run, &*self.from.storage, self.path);
+        let began = Instant::now();
+        let budget = Budget::new(plan.budget);
+        run.buffers_of(&budget);
+        let pool = record_pool(plan);
+        let permit = plan.permit() / 2 * Repack::BUFFERS;
+        let workers = plan.third.min(usize::try_from(plan.budget / permit).unwrap_or(usize::MAX)).max(1);
+        let places = Mutex::default();
+        let make_repack = || Repack::new(from, path, REPACK_LEVEL, pool.clone());
+        let make_encrypt = || Ok(Encrypt::new(segment.keys(), segment.id()));
+        let make_write = || Ok(Write::new(segment));
+        let new_records = NewRecords { run, places: &places };
+        let jobs = (0..).zip(&layout.batches).map(|(number, batch)| RepackJob {
+            number: ChunkSeq(number),
+            plain_len: batch.plain_len,
+            sources: batch.sources.iter().map(|&at| self.source(needed, at)).collect(),
+        });
+        let stages = std::thread::scope(|scope| {
+            let (to_repack, for_repack) = queue(plan.depth(workers));
+            let (to_encrypt, for_encrypt) = queue(plan.depth(1));
+            let (to_write, for_write) = queue(plan.depth(1));
+            let front = Front { run, budget: Arc::clone(&budget), permit };
+            let mut stages = Vec::new();
+            let started = (|| {
+                stages.push(spawn_one(scope, run, "plan", move || Ok(front.hand_out(jobs, &to_repack)))?);
+                stages.push(spawn_stage(scope, run, workers, &make_repack, for_repack, to_encrypt)?);
+                stages.push(spawn_stage(scope, run, 1, &make_encrypt, for_encrypt, to_write)?);
+                stages.push(spawn_stage(scope, run, 1, &make_write, for_write, new_records)?);
+                Ok(())
+            })();
+            if let Err(error) = started {
+                run.stop.fail(error);
+            }
+            stages.into_iter().map(StageHandle::join).collect::<Vec<_>>()
+        });
+        let wall = began.elapsed();
+        run.check()?;
+        // Of the stages that both pipelines have, those of the first tell more.
+        let is_new = |name: &str| name == "repack";
+        let repack = stages.into_iter().filter(|(name, _)| is_new(name));
+        done.stages.extend(repack.map(|(name, workers)| stage_report(name, workers, wall)));
+        done.new_records = places.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.new_records.sort_unstable_by_key(|place| place.number);
+        if done.new_records.len() != layout.batches.len() {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
+    }
+
+    fn source(&self, needed: &Needed, at: usize) -> RepackSource {
+        let record = &needed.records[at];
+        let salt = &needed.segments.salts()[record.segment as usize];
+        let number = record.place.number;
+        RepackSource {
+            place: record.place,
+            id: RecordId { segment: Salt(salt.salt).segment_id(), kind: RecordKind::Data, number },
+            keys: self.from.reader.segment_keys(salt),
+            pieces: needed.pieces[record.pieces.clone()].iter().map(|piece| (piece.at, piece.len)).collect(),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! How does a new file take the place of a vault? Alone, with all that the old one was, and in one step.
+//!
+//! 1. PRESENCE of the old file, exclusive; is the path still this file? Only then its state is read.
+//! 2. Has the file one name alone? Is there room beside it? May a new file have its owner, mode and attributes?
+//! 3. The new file is written and synced, without a name.
+//! 4. PRESENCE of the new file, exclusive: whoever opens it under its name waits until the name is durable.
+//! 5. Is the path still the old file? Rename; sync of the directory. Only then both locks are given back.
+//!
+//! Who waited for PRESENCE of the old file finds that the path is another one, and opens that.
+
+use std::sync::Arc;
+
+use crate::engine::locks::Held;
+use crate::engine::run::Run;
+use crate::engine::state::{State, read_headers};
+use crate::engine::vault::{REPLACED, Vault, open_storage};
+use crate::error::{Error, FileOp, Result};
+use crate::format::header::Header;
+use crate::primitives::storage::{Lock, LockMode, Storage};
+use crate::primitives::units::format_size;
+
+/// A vault that nobody else writes to until this is dropped.
+pub(crate) struct Alone {
+    pub(crate) state: State,
+    /// The newest header.
+    pub(crate) header: Header,
+    /// Given back when dropped.
+    _presence: Held,
+}
+
+/// Why a vault with several names is not written anew.
+const SEVERAL_NAMES: &str = "the file has several names (hard links), and a new one could only take one of them";
+
+impl Vault {
+    /// Waits until the vault is to be had alone, and reads its newest state.
+    pub(crate) fn alone(&self, run: &Run<'_>) -> Result<Alone> {
+        // One that this value has just made holds PRESENCE by itself.
+        self.forget_made();
+        loop {
+            run.check()?;
+            let storage = open_storage(&self.path, &*self.dir, true)?;
+            let storage = storage.ok_or_else(|| Error::NoVault(self.path.to_path_buf()))?;
+            let presence = Held::take(run, &self.path, &storage, Lock::Presence, LockMode::Exclusive)?;
+            if !self.is_this(&*storage)? {
+                // Another has replaced it meanwhile.
+                continue;
+            }
+            self.remove_leftovers(run);
+            let state = self.state(Arc::clone(&storage), false)?;
+            let header = self.newest_good_header(&*storage)?;
+            return Ok(Alone { state, header, _presence: presence });
+        }
+    }
+
+    fn is_this(&self, storage: &dyn Storage) -> Result<bool> {
+        self.dir.is_same_file(storage).map_err(|error| Error::io(FileOp::Stat, &self.path, error))
+    }
+
+    /// Removes what killed runs have left beside the vault; PRESENCE is held.
+    pub(crate) fn remove_leftovers(&self, run: &Run<'_>) {
+        match self.dir.remove_leftovers() {
+            Ok(0) => {}
+            Ok(_) => {
+                run.note(&self.path, "a temporary file of an earlier run that was killed has been removed".to_owned())
+            }
+            // Neither does it keep anybody from anything, nor is it lost.
+            Err(error) => run.note(&self.path, format!("temporary files beside it could not be looked for ({error})")),
+        }
+    }
+
+    /// The newest copy of the header that verifies.
+    fn newest_good_header(&self, storage: &dyn Storage) -> Result<Header> {
+        let copies = read_headers(storage, &self.path)?.into_iter().filter_map(|(_, copy)| copy.ok());
+        let verified = copies.filter_map(|copy| Some((copy.sequence(), copy.verify(&self.keys.header).ok()?)));
+        let newest = verified.max_by_key(|(sequence, _)| *sequence);
+        newest.map(|(_, header)| header).ok_or_else(|| Error::Refused { what: REPLACED, path: self.path.to_path_buf() })
+    }
+
+    /// Makes the file that is to replace the vault, if it may.
+    ///
+    /// - `bytes`: about what it will take.
+    pub(crate) fn make_replacement(&self, alone: &Alone, bytes: u64) -> Result<Arc<dyn Storage>> {
+        let (path, old) = (&*self.path, &*alone.state.storage);
+        let io = |op| move |error| Error::io(op, path, error);
+        if self.dir.link_count(old).map_err(io(FileOp::Stat))? > 1 {
+            return Err(Error::Refused { what: SEVERAL_NAMES, path: path.to_owned() });
+        }
+        // Where nobody can say, the file system itself will.
+        let free = self.dir.free_space().ok().flatten().unwrap_or(u64::MAX);
+        if bytes > free {
+            let words = format!("{} are needed beside it, and {} are free", format_size(bytes), format_size(free));
+            return Err(Error::io(FileOp::Replace, path, std::io::Error::new(std::io::ErrorKind::StorageFull, words)));
+        }
+        let new = self.dir.create_unlinked().map_err(io(FileOp::Create))?;
+        self.dir.copy_attributes(old, &*new).map_err(io(FileOp::Replace))?;
+        Ok(new)
+    }
+
+    /// Gives the vault's name to a file that is written and synced.
+    ///
+    /// # Errors
+    /// [`Error::ReplaceUncertain`] if the new file has the name and the directory could not be synced; with any other the old
+    /// file has it.
+    pub(crate) fn replace_by(&self, run: &Run<'_>, alone: &Alone, new: &Arc<dyn Storage>) -> Result<()> {
+        let path = &*self.path;
+        let held = Held::try_take(path, new, Lock::Presence, LockMode::Exclusive)?;
+        let held = held.ok_or_else(|| Error::Locked(path.to_owned()))?;
+        run.check()?;
+        if !self.is_this(&*alone.state.storage)? {
+            return Err(Error::Refused { what: REPLACED, path: path.to_owned() });
+        }
+        self.dir.rename(&**new).map_err(|error| Error::io(FileOp::Rename, path, error))?;
+        // From here on it is done; a cancel comes too late.
+        let synced = self.dir.sync();
+        drop(held);
+        synced.map_err(|source| Error::ReplaceUncertain { vault: path.to_owned(), source })
+    }
+}
