@@ -256,12 +256,13 @@ pub enum Error {
         /// Why the sync failed.
         source: io::Error,
     },
-    /// The new file of a vault has its name, and the sync of the directory failed: after a power cut the old file may be back.
-    #[error("cannot sync the directory, so after a power cut the old file may be there again: {}", vault.display())]
+    /// A new file was given the vault's name, and that may not last: the old file may be there after a power cut, or the new
+    /// one, either of them whole.
+    #[error("the new file may or may not take the place of the old one, and either is whole: {}", vault.display())]
     ReplaceUncertain {
         /// The vault.
         vault: PathBuf,
-        /// Why the sync failed.
+        /// What failed.
         source: io::Error,
     },
     /// A segment key has sealed as many records as it may.

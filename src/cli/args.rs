@@ -296,6 +296,36 @@ impl From<&BothWorkers> for Workers {
     }
 }
 
+/// The threads of each stage of the way from one vault file into another.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Pipeline")]
+pub(crate) struct TransferWorkers {
+    /// Threads that read the old file
+    #[arg(long, value_name = "N", value_parser = stage_workers)]
+    read_workers: Option<NonZeroU16>,
+    /// Threads that decrypt
+    #[arg(long, value_name = "N", value_parser = stage_workers)]
+    decrypt_workers: Option<NonZeroU16>,
+    /// Threads that encrypt
+    #[arg(long, value_name = "N", value_parser = stage_workers)]
+    encrypt_workers: Option<NonZeroU16>,
+    /// Threads that write the new file
+    #[arg(long, value_name = "N", value_parser = stage_workers)]
+    write_workers: Option<NonZeroU16>,
+}
+
+impl From<&TransferWorkers> for Workers {
+    fn from(args: &TransferWorkers) -> Self {
+        Self {
+            read: args.read_workers,
+            decrypt: args.decrypt_workers,
+            encrypt: args.encrypt_workers,
+            write: args.write_workers,
+            ..Self::default()
+        }
+    }
+}
+
 /// `--at`.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct AtArg {

@@ -201,7 +201,7 @@ fn mode_text(entry_type: EntryType, mode: u32) -> String {
 }
 
 /// Snapshots in aligned columns, a line each. They are few and all known, unlike entries.
-fn snapshot_table(snapshots: &[SnapshotInfo], zone: &TimeZone) -> String {
+pub(crate) fn snapshot_table(snapshots: &[SnapshotInfo], zone: &TimeZone) -> String {
     let rows: Vec<[String; 5]> = snapshots
         .iter()
         .map(|snapshot| {

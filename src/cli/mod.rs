@@ -2,6 +2,7 @@
 
 mod add;
 mod args;
+mod compact;
 mod completions;
 mod console;
 mod create;
@@ -72,6 +73,7 @@ enum Command {
     List(list::Args),
     Remove(remove::Args),
     Verify(Box<verify::Args>),
+    Compact(Box<compact::Args>),
     Recover(Box<recover::Args>),
     Profile(Box<profile::Args>),
     Info(info::Args),
@@ -97,6 +99,7 @@ fn dispatch(command: Command) -> Status {
         Command::List(args) => list::run(&args),
         Command::Remove(args) => remove::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Compact(args) => compact::run(&args),
         Command::Recover(args) => recover::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Info(args) => info::run(&args),

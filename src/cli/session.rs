@@ -125,6 +125,11 @@ impl Session {
         self.listener.console().error(message);
     }
 
+    /// Shows lines that an error is about, on standard error and escaped already.
+    pub(crate) fn show(&self, lines: &str) {
+        self.listener.console().plain(lines);
+    }
+
     /// Says what can be done about something that was told already.
     pub(crate) fn hint(&self, message: &str) {
         self.listener.console().hint(message);
@@ -310,11 +315,20 @@ impl Session {
             }
             // Past this point "the vault is as it was" could be untrue.
             (Stage::Running(_), Some(_)) if self.commits() => {
-                let source = std::io::Error::new(std::io::ErrorKind::Interrupted, "interrupted while it was committed");
-                self.leave(&life, &Error::CommitUncertain { vault: self.vault.clone(), source });
+                self.leave(&life, &self.left_while_committing());
             }
             (Stage::Idle, _) | (Stage::Opening | Stage::Running(_), Some(_)) => self.leave(&life, &Error::Interrupted),
             (Stage::Ended, Some(_)) => signal_hook::low_level::exit(Status::Interrupted.code().into()),
+        }
+    }
+
+    /// What is to be said of the vault by who does not wait for the end of a commit.
+    fn left_while_committing(&self) -> Error {
+        let source = std::io::Error::new(std::io::ErrorKind::Interrupted, "interrupted while it was committed");
+        let vault = self.vault.clone();
+        match self.command {
+            "compact" | "rekey" => Error::ReplaceUncertain { vault, source },
+            _ => Error::CommitUncertain { vault, source },
         }
     }
 

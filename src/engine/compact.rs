@@ -54,7 +54,7 @@ impl Vault {
         report.stored_size = done.stored_bytes;
         report.plan = done.plan;
         report.compaction = Some(done.compaction);
-        report.bottleneck = judge(&report, Way::Unpack);
+        report.bottleneck = judge(&report, Way::Transfer);
         match result {
             Ok(()) => Ok(report),
             Err(error) => Err(Failed { error, report: Box::new(report) }),

@@ -145,9 +145,11 @@ impl Plan {
         let reduced =
             reduced.filter(|((_, count), without)| count < without).map(|((name, _), without)| (name, without));
         let reasons = names.into_iter().zip(self.counts()).zip(&self.reasons).filter(|((_, count), _)| *count > 0);
+        // What is not sealed anew is written as it is read.
+        let behind_read = if course == Course::Transfer && self.fourth == 0 { names[4] } else { names[2] };
         let reason = |name: &'static str, reason: &str| match name {
             "read" if self.read_most > self.read => {
-                (name, format!("{reason}; up to {} while {} starves and they help", self.read_most, names[2]))
+                (name, format!("{reason}; up to {} while {behind_read} starves and they help", self.read_most))
             }
             _ => (name, reason.to_owned()),
         };

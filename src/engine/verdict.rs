@@ -129,6 +129,8 @@ pub(crate) enum Way {
     Pack(Level),
     /// Out of a vault.
     Unpack,
+    /// From one vault file into another.
+    Transfer,
 }
 
 /// From this share on cores, or a stage's threads, count as busy all the time.
@@ -211,6 +213,7 @@ impl Case<'_> {
         match self.way {
             Way::Pack(_) => matches!(name, "scan" | "read" | "index"),
             Way::Unpack => matches!(name, "plan" | "write"),
+            Way::Transfer => false,
         }
     }
 
@@ -233,7 +236,7 @@ impl Case<'_> {
         let sure = |share: f64| 0.6 + 0.4 * ((share - 0.5) / 0.3).clamp(0.0, 1.0);
         if finish > self.stream + prepare {
             let utilization = share(finish);
-            if matches!(self.way, Way::Pack(_)) && self.report.stored_size >= MUCH_TO_SYNC {
+            if matches!(self.way, Way::Pack(_) | Way::Transfer) && self.report.stored_size >= MUCH_TO_SYNC {
                 return Some(Bottleneck {
                     kind: BoundKind::Device,
                     stage: "write",
@@ -248,6 +251,7 @@ impl Case<'_> {
             let what = match self.way {
                 Way::Pack(_) => "the commit, whose syncs come one after another",
                 Way::Unpack => "the attributes of directories and syncs at the end",
+                Way::Transfer => "syncs and the change of the file's name",
             };
             return Some(Bottleneck {
                 kind: BoundKind::Serial,
@@ -574,6 +578,7 @@ fn gerund(stage: &'static str) -> &'static str {
         "decrypt" => "decrypting",
         "decompress" => "decompressing",
         "write" => "writing",
+        "repack" => "packing anew",
         "index" => "indexing",
         "commit" => "committing",
         other => other,

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use flint_pipe::{
-    Advice, Bottleneck, EntryError, Percentiles, PlanReport, RecoveredSnapshot, Recovery, Report, StageReport, Work,
+    Advice, Bottleneck, Compaction, EntryError, Percentiles, PlanReport, RecoveredSnapshot, Recovery, Report,
+    StageReport, Work,
 };
 use serde::{Serialize, Serializer};
 
@@ -59,6 +60,7 @@ pub(crate) fn object(outcome: &Outcome<'_>) -> String {
         throughput_bytes_per_sec: whole(report.throughput_bytes_per_sec()),
         peak_memory_bytes: report.peak_memory_bytes,
         unreferenced_bytes: report.unreferenced_bytes,
+        compaction: report.compaction.as_ref().map(Compacted::from),
         recovery: report.recovery.as_ref().map(Recovered::from),
         plan: report.plan.as_ref().map(Plan::from),
         workers: Workers(&report.stages),
@@ -99,6 +101,9 @@ struct Object<'a> {
     /// Of `verify` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     unreferenced_bytes: Option<u64>,
+    /// Of `compact` and `rekey` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compaction: Option<Compacted<'a>>,
     /// Of `recover` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     recovery: Option<Recovered<'a>>,
@@ -111,6 +116,32 @@ struct Object<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     timeline: Option<Timeline<'a>>,
     errors: Vec<Failure<'a>>,
+}
+
+/// What a vault's file was and is.
+#[derive(Serialize)]
+struct Compacted<'a> {
+    kept: &'a [u64],
+    dropped: &'a [u64],
+    bytes_before: u64,
+    bytes_after: u64,
+    moved_records: u64,
+    repacked_records: u64,
+    repacked_bytes: u64,
+}
+
+impl<'a> From<&'a Compaction> for Compacted<'a> {
+    fn from(compaction: &'a Compaction) -> Self {
+        Self {
+            kept: &compaction.kept,
+            dropped: &compaction.dropped,
+            bytes_before: compaction.bytes_before,
+            bytes_after: compaction.bytes_after,
+            moved_records: compaction.moved_records,
+            repacked_records: compaction.repacked_records,
+            repacked_bytes: compaction.repacked_bytes,
+        }
+    }
 }
 
 /// How a run went over time.

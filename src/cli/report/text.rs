@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use flint_pipe::{Bottleneck, RecoveredSnapshot, Report, StageReport, format_rate, format_size};
+use flint_pipe::{Bottleneck, Compaction, RecoveredSnapshot, Report, StageReport, format_rate, format_size};
 use jiff::tz::TimeZone;
 
 use crate::cli::report::{plan, wrapped};
@@ -132,6 +132,52 @@ pub(crate) fn recovered(vault: &Path, aim: &Aim<'_>, dry_run: bool, report: &Rep
     summary.text
 }
 
+/// What `compact` did, or would do.
+pub(crate) fn compacted(vault: &Path, dry_run: bool, report: &Report) -> String {
+    let mut summary = Summary::new(&format!("compacted {}", escape::path(vault)), dry_run, report);
+    if let Some(compaction) = &report.compaction {
+        summary.line("kept", &ranges(&compaction.kept));
+        summary.line("dropped", &ranges(&compaction.dropped));
+        summary.file(compaction);
+        let repacked = match compaction.repacked_records {
+            0 => String::new(),
+            records => format!(
+                ", {records} of {} packed anew since less than half of each was needed",
+                format_size(compaction.repacked_bytes)
+            ),
+        };
+        summary.line("records", &format!("{} moved{repacked}", compaction.moved_records));
+    }
+    summary.end(dry_run, report)
+}
+
+/// Numbers as people write them: `3, 7 to 12`; of many, the first and the last few.
+fn ranges(numbers: &[u64]) -> String {
+    const MOST_SHOWN: usize = 8;
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for &number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let one =
+        |&(first, last): &(u64, u64)| if first == last { first.to_string() } else { format!("{first} to {last}") };
+    let mut words: Vec<String> = ranges.iter().map(one).collect();
+    if words.len() > MOST_SHOWN {
+        let left_out = words.len() - MOST_SHOWN;
+        words.splice(MOST_SHOWN / 2..MOST_SHOWN / 2 + left_out, ["...".to_owned()]);
+    }
+    match numbers.len() {
+        0 => "none".to_owned(),
+        count => format!("{} ({})", words.join(", "), count_of(count)),
+    }
+}
+
+fn count_of(snapshots: usize) -> String {
+    count(u64::try_from(snapshots).unwrap_or(u64::MAX), "snapshot", "snapshots")
+}
+
 /// A snapshot in a line: number, time, what is lost of it, where it stands.
 fn snapshot_line(found: &RecoveredSnapshot) -> String {
     let mut line = format!("{:>4}  {}  ", found.number, list::local(found.time, &TimeZone::system()));
@@ -201,6 +247,16 @@ impl Summary {
             let directories = count(report.removed_directories, "directory", "directories");
             self.line("removed", &format!("{files}, {directories}, gone from the sources"));
         }
+    }
+
+    /// The lengths of the old and the new file.
+    fn file(&mut self, compaction: &Compaction) {
+        let Compaction { bytes_before, bytes_after, .. } = *compaction;
+        let change = match bytes_before.checked_sub(bytes_after) {
+            Some(saved) => format!("{} less", format_size(saved)),
+            None => format!("{} more", format_size(bytes_after - bytes_before)),
+        };
+        self.line("file", &format!("{} to {}, {change}", format_size(bytes_before), format_size(bytes_after)));
     }
 
     /// What it took, or the plan of what would be done.
