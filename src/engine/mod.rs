@@ -15,6 +15,7 @@ pub(crate) mod fit;
 pub(crate) mod full_index;
 pub(crate) mod gate;
 pub(crate) mod indexer;
+pub(crate) mod keys;
 pub(crate) mod list;
 pub(crate) mod locks;
 pub(crate) mod model;
