@@ -265,6 +265,40 @@ pub enum Error {
         /// What failed.
         source: io::Error,
     },
+    /// A copy of the header could not be written for good while keys were changed: after a power cut the change may be
+    /// there, or not.
+    #[error("cannot write the header durably, so the change of the keys may or may not hold: {}", vault.display())]
+    KeysUncertain {
+        /// The vault.
+        vault: PathBuf,
+        /// Why the write or its sync failed.
+        source: io::Error,
+    },
+    /// The keys are changed, and the spare copy of the header is not: should the other one be lost, the keys from before
+    /// open the vault.
+    #[error("the keys are changed, but the spare copy of the header still has the old ones: {}", vault.display())]
+    SpareKeysOld {
+        /// The vault.
+        vault: PathBuf,
+        /// Why the write or its sync failed.
+        source: io::Error,
+    },
+    /// The vault has no such key.
+    #[error("no such key: {name}: {}", vault.display())]
+    NoKey {
+        /// The vault.
+        vault: PathBuf,
+        /// What was asked for, as it would be printed.
+        name: String,
+    },
+    /// What is to be imported is no header of a vault, or is damaged.
+    #[error("not a header that was exported from a vault: {}", path.display())]
+    NoHeader {
+        /// What is no header.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Malformation,
+    },
     /// A segment key has sealed as many records as it may.
     #[error("the segment key has sealed its last permitted record")]
     NonceSpent,
@@ -322,6 +356,8 @@ impl Error {
             Self::Io { .. }
             | Self::CommitUncertain { .. }
             | Self::ReplaceUncertain { .. }
+            | Self::KeysUncertain { .. }
+            | Self::SpareKeysOld { .. }
             | Self::NonceSpent
             | Self::WorkerPanicked { .. } => ErrorKind::Io,
             Self::NoVault(_) => ErrorKind::NoVault,
@@ -331,7 +367,9 @@ impl Error {
             | Self::NothingStored(_)
             | Self::NothingRestored(_)
             | Self::NoSnapshot { .. }
-            | Self::NoEntry { .. } => ErrorKind::Refused,
+            | Self::NoEntry { .. }
+            | Self::NoKey { .. }
+            | Self::NoHeader { .. } => ErrorKind::Refused,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Damaged { .. } => ErrorKind::Integrity,
             Self::WrongPassword(_) => ErrorKind::WrongPassword,

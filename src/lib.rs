@@ -140,14 +140,16 @@ mod stages;
 pub use crate::crypto::derive::KdfParams;
 pub use crate::crypto::key::Password;
 pub use crate::engine::api::{
-    AddOptions, CompactOptions, CreateOptions, ExtractOptions, Keep, ListEntry, ListOptions, Overwrite, Preserve,
-    RecoverOptions, RemoveOptions, SnapshotInfo, VaultInfo, VaultUsage, VerifyOptions, check_pattern,
+    AddOptions, CompactOptions, CreateOptions, ExtractOptions, Keep, KeyInfo, KeyName, KeyOptions, ListEntry,
+    ListOptions, Overwrite, PasswordInfo, Preserve, RecoverOptions, RemoveOptions, SnapshotInfo, VaultInfo, VaultUsage,
+    VerifyOptions, check_pattern,
 };
 pub use crate::engine::cancel::CancelToken;
 pub use crate::engine::config::{
     CHUNK_SIZES, DEFAULT_CHUNK_SIZE, DEFAULT_STALL_TIMEOUT, Level, MAX_WORKERS, PipelineConfig, ReadMode, Recording,
     Workers,
 };
+pub use crate::engine::keys::SavedHeader;
 pub use crate::engine::list::Entries;
 pub use crate::engine::observe::{
     Compaction, EntryError, EntryErrorKind, Failed, Notice, Observer, Percentiles, Phases, PlanReport, Progress,

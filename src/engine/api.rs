@@ -196,6 +196,61 @@ pub struct CompactOptions {
     pub dry_run: bool,
 }
 
+/// How keys are changed.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct KeyOptions {
+    /// Lock timeout, deadline, cancelling; the rest has no meaning here.
+    pub pipeline: PipelineConfig,
+    /// Nothing is written: the report says whether it could be.
+    pub dry_run: bool,
+    /// Of a password that is added or changed, its name: at most 64 bytes, for all to read, and no other key's unless it is
+    /// empty. `None`: a new one has none, a changed one keeps its own.
+    pub label: Option<String>,
+    /// Memory that one guess at it takes, in KiB. `None`: that of [`KdfParams::DEFAULT`], or as it was.
+    pub kdf_memory_kib: Option<u32>,
+    /// Passes over that memory. `None`: the same.
+    pub kdf_passes: Option<u32>,
+}
+
+/// Which key is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyName {
+    /// The one of this label; empty for one without.
+    Label(String),
+    /// The one of this id.
+    Id(u32),
+}
+
+/// One way to open a vault, as [`Vault::keys`](crate::Vault::keys) answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyInfo {
+    /// A password.
+    Password(PasswordInfo),
+    /// A key slot of a kind that this version does not know, and keeps as it is.
+    Unknown {
+        /// The number of its kind.
+        kind: u16,
+    },
+}
+
+/// A password of a vault, as far as anybody may know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PasswordInfo {
+    /// Its id: no other key of the vault has it or had it.
+    pub id: u32,
+    /// Its name; any text, so a terminal must not be given it as it is.
+    pub label: String,
+    /// When it was set.
+    pub created: Timestamp,
+    /// What one guess at it costs.
+    pub kdf: KdfParams,
+    /// It is the one that this [`Vault`](crate::Vault) was opened with.
+    pub current: bool,
+}
+
 /// One entry of a snapshot, as `list` answers it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

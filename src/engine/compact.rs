@@ -3,12 +3,9 @@
 use std::sync::Arc;
 
 use crate::engine::api::{CompactOptions, Keep};
-use crate::engine::device::Device;
-use crate::engine::fit::{Course, Plan, fit_transfer, repack_context};
 use crate::engine::observe::{Compaction, Failed, Observer, PlanReport, Report, StageReport};
-use crate::engine::rewrite::Rewrite;
-use crate::engine::rewrite::layout::{Layout, Repacking};
-use crate::engine::rewrite::needed::{Kept, Needed};
+use crate::engine::rewrite::needed::Kept;
+use crate::engine::rewrite::{Rewrite, Task, Written};
 use crate::engine::run::Run;
 use crate::engine::state::State;
 use crate::engine::vault::Vault;
@@ -35,93 +32,67 @@ impl Vault {
                 return self.plan_compaction(run, &self.reader(false)?, options, &mut done).map(drop);
             }
             let alone = self.alone(run)?;
-            let state = &alone.state;
-            state.warnings.iter().for_each(|warning| run.note(&self.path, warning.clone()));
-            self.warn_of_network(run);
-            let Planned { kept, needed, layout, plan, estimate } =
-                self.plan_compaction(run, state, options, &mut done)?;
-            let new = self.make_replacement(&alone, estimate)?;
-            let rewrite = Rewrite::new(run, &self.path, state, Arc::clone(&new), &self.keys, &needed.segments)?;
-            let written = rewrite.write(&alone.header, &plan, &kept, &needed, &layout)?;
-            done.stages = written.stages;
-            done.stored_bytes = written.data_bytes;
-            done.compaction.bytes_after = written.file_size;
+            let task = self.plan_compaction(run, &alone.state, options, &mut done)?;
+            let new = self.make_replacement(&alone, task.estimate)?;
+            let rewrite = Rewrite::new(run, &self.path, &alone.state, Arc::clone(&new), &self.keys, &task)?;
+            done.take(rewrite.write(&alone.header, &task)?);
             self.replace_by(run, &alone, &new)
         });
-        let mut report = run.into_report("compact", done.stages);
-        report.snapshot = done.compaction.kept.last().copied();
-        report.total_size = done.plain_bytes;
-        report.stored_size = done.stored_bytes;
-        report.plan = done.plan;
-        report.compaction = Some(done.compaction);
+        done.finish("compact", result, run)
+    }
+
+    /// Looks at everything that is kept, and says what is to be done.
+    fn plan_compaction(&self, run: &Run<'_>, state: &State, options: &CompactOptions, done: &mut Done) -> Result<Task> {
+        let Chosen { kept, dropped } = choose(run, state, options.keep.as_ref())?;
+        let task = Task::plan(run, state, kept, false)?;
+        done.know(state, &task, dropped)?;
+        Ok(task)
+    }
+}
+
+/// What was done so far, of a run that writes a vault anew.
+#[derive(Default)]
+pub(crate) struct Done {
+    stages: Vec<StageReport>,
+    plain_bytes: u64,
+    stored_bytes: u64,
+    plan: Option<PlanReport>,
+    compaction: Option<Compaction>,
+}
+
+impl Done {
+    /// Takes in what is to be done.
+    pub(crate) fn know(&mut self, state: &State, task: &Task, dropped: Vec<u64>) -> Result<()> {
+        let file_len = state.storage.len().map_err(|error| Error::io(FileOp::Stat, &state.vault, error))?;
+        self.plain_bytes = task.plain_bytes();
+        self.plan = Some(task.plan_report());
+        self.compaction = Some(task.figures(file_len, dropped));
+        Ok(())
+    }
+
+    /// Takes in what was written.
+    pub(crate) fn take(&mut self, written: Written) {
+        self.stages = written.stages;
+        self.stored_bytes = written.data_bytes;
+        if let Some(compaction) = &mut self.compaction {
+            compaction.bytes_after = written.file_size;
+        }
+    }
+
+    /// The report of it all.
+    pub(crate) fn finish(self, command: &'static str, result: Result<()>, run: Run<'_>) -> Result<Report, Failed> {
+        let mut report = run.into_report(command, self.stages);
+        report.snapshot = self.compaction.as_ref().and_then(|compaction| compaction.kept.last().copied());
+        report.total_size = self.plain_bytes;
+        report.stored_size = self.stored_bytes;
+        report.plan = self.plan;
+        report.compaction = self.compaction;
         report.bottleneck = judge(&report, Way::Transfer);
         match result {
             Ok(()) => Ok(report),
             Err(error) => Err(Failed { error, report: Box::new(report) }),
         }
     }
-
-    /// Looks at everything that is kept, and says what is to be done.
-    fn plan_compaction(
-        &self,
-        run: &Run<'_>,
-        state: &State,
-        options: &CompactOptions,
-        done: &mut Done,
-    ) -> Result<Planned> {
-        let Chosen { kept, dropped } = choose(run, state, options.keep.as_ref())?;
-        let file_len = state.storage.len().map_err(|error| Error::io(FileOp::Stat, &self.path, error))?;
-        let compaction = &mut done.compaction;
-        compaction.kept = kept.iter().filter_map(|kept| Some(kept.commit.snapshot.as_ref()?.number)).collect();
-        compaction.dropped = dropped;
-        compaction.bytes_before = file_len;
-        let needed = Needed::find(run, state, &kept)?;
-        let largest = needed.records.iter().map(|record| record.place.plain_len).max().unwrap_or(0);
-        let plan = fit_transfer(&options.pipeline, largest, false, Device::of(&self.path))?;
-        let layout = Layout::plan(&needed, Repacking::BelowHalf, plan.chunk_size);
-        let estimate = estimate(&layout, &kept);
-        for position in layout.taken_apart() {
-            let record = &needed.records[position];
-            compaction.repacked_records += 1;
-            compaction.repacked_bytes += u64::from(record.place.sealed_len);
-        }
-        compaction.moved_records = needed.records.len() as u64 - compaction.repacked_records;
-        compaction.bytes_after = estimate;
-        done.plain_bytes = needed.records.iter().map(|record| u64::from(record.alive)).sum();
-        done.plan = Some(plan.report(repack_context(plan.chunk_size), Course::Transfer));
-        Ok(Planned { kept, needed, layout, plan, estimate })
-    }
-}
-
-/// What was done so far.
-#[derive(Default)]
-struct Done {
-    stages: Vec<StageReport>,
-    plain_bytes: u64,
-    stored_bytes: u64,
-    plan: Option<PlanReport>,
-    compaction: Compaction,
-}
-
-/// What is to be done.
-struct Planned {
-    kept: Vec<Kept>,
-    needed: Needed,
-    layout: Layout,
-    plan: Plan,
-    /// About the length of the new file.
-    estimate: u64,
-}
-
-/// What a whole index takes that is written where there was none, and the commit records, beside what the trees say.
-const SLACK: u64 = 64 << 10;
-/// About what a commit record takes.
-const COMMIT_LEN: u64 = 1 << 10;
-
-/// About how long the new file will be.
-pub(crate) fn estimate(layout: &Layout, kept: &[Kept]) -> u64 {
-    let index: u64 = kept.iter().map(|kept| kept.index_bytes() + COMMIT_LEN).sum();
-    layout.end + layout.repacked_estimate + index + SLACK
 }
 
 /// Which commits are kept.

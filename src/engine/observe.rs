@@ -169,6 +169,8 @@ pub struct Report {
     pub command: &'static str,
     /// The snapshot made or read.
     pub snapshot: Option<u64>,
+    /// The id of the key that was added, put in another's place, or removed; of an import, of the one that opened it.
+    pub key: Option<u32>,
     /// Entries but directories.
     pub total_files: u64,
     /// Of these, handled (unchanged ones too).

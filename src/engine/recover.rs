@@ -154,7 +154,7 @@ impl Vault {
     /// Else the newest copy that verifies, for the password may have been changed since.
     fn newest_header(&self, storage: &dyn Storage) -> Result<Header> {
         let mut newest: Option<(u64, Header)> = None;
-        for (_, copy) in read_headers(storage, &self.path)? {
+        for (_, copy) in read_headers(storage, &self.path, false)? {
             let Ok(copy) = copy else { continue };
             let sequence = copy.sequence();
             let Ok(header) = copy.verify(&self.keys.header) else { continue };

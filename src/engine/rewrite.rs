@@ -23,10 +23,11 @@ pub(crate) mod replace;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::engine::fit::Plan;
-use crate::engine::observe::StageReport;
+use crate::engine::device::Device;
+use crate::engine::fit::{Course, Plan, fit_transfer, repack_context};
+use crate::engine::observe::{Compaction, PlanReport, StageReport};
 use crate::engine::rewrite::history::Moved;
-use crate::engine::rewrite::layout::Layout;
+use crate::engine::rewrite::layout::{Layout, Repacking};
 use crate::engine::rewrite::needed::{Kept, Needed, Segments};
 use crate::engine::run::{Phase, Run};
 use crate::engine::segment::{SegmentWriter, write_all_at};
@@ -37,6 +38,65 @@ use crate::format::header::{EXTENTS_AT, HEADER_A_AT, HEADER_B_AT, Header, ROOT_A
 use crate::format::index::SegmentSalt;
 use crate::format::record::Salt;
 use crate::primitives::storage::Storage;
+
+/// What is to be done, known before anything is written.
+pub(crate) struct Task {
+    kept: Vec<Kept>,
+    needed: Needed,
+    layout: Layout,
+    plan: Plan,
+    /// About the length of the new file.
+    pub(crate) estimate: u64,
+}
+
+/// Room for what trees and commits take that there were none of, and for what is rounded.
+const SLACK: u64 = 64 << 10;
+/// About what a commit record takes.
+const COMMIT_LEN: u64 = 1 << 10;
+
+impl Task {
+    /// Looks at everything that the kept commits hold.
+    ///
+    /// - `kept`: the oldest first.
+    /// - `reseals`: everything is to be sealed anew; then nothing is packed anew.
+    pub(crate) fn plan(run: &Run<'_>, state: &State, kept: Vec<Kept>, reseals: bool) -> Result<Self> {
+        let needed = Needed::find(run, state, &kept)?;
+        let largest = needed.records.iter().map(|record| record.place.plain_len).max().unwrap_or(0);
+        let plan = fit_transfer(run.config, largest, reseals, Device::of(&state.vault))?;
+        let repacking = if reseals { Repacking::Never } else { Repacking::BelowHalf };
+        let layout = Layout::plan(&needed, repacking, plan.chunk_size);
+        let index: u64 = kept.iter().map(|kept| kept.index_bytes() + COMMIT_LEN).sum();
+        let estimate = layout.end + layout.repacked_estimate + index + SLACK;
+        Ok(Self { kept, needed, layout, plan, estimate })
+    }
+
+    /// The plan of the pipeline.
+    pub(crate) fn plan_report(&self) -> PlanReport {
+        self.plan.report(repack_context(self.plan.chunk_size), Course::Transfer)
+    }
+
+    /// Plain bytes of what is needed.
+    pub(crate) fn plain_bytes(&self) -> u64 {
+        self.needed.records.iter().map(|record| u64::from(record.alive)).sum()
+    }
+
+    /// What it means for the file; of the new one, the length is an estimate.
+    ///
+    /// - `dropped`: numbers of the snapshots that are not kept.
+    pub(crate) fn figures(&self, bytes_before: u64, dropped: Vec<u64>) -> Compaction {
+        let taken_apart = || self.layout.taken_apart().map(|position| &self.needed.records[position]);
+        let repacked_records = taken_apart().count() as u64;
+        Compaction {
+            kept: self.kept.iter().filter_map(|kept| Some(kept.commit.snapshot.as_ref()?.number)).collect(),
+            dropped,
+            bytes_before,
+            bytes_after: self.estimate,
+            moved_records: self.needed.records.len() as u64 - repacked_records,
+            repacked_records,
+            repacked_bytes: taken_apart().map(|record| u64::from(record.place.sealed_len)).sum(),
+        }
+    }
+}
 
 /// One vault being written anew.
 pub(crate) struct Rewrite<'a, 'c> {
@@ -69,12 +129,12 @@ impl<'a, 'c> Rewrite<'a, 'c> {
         from: &'a State,
         to: Arc<dyn Storage>,
         keys: &'a Arc<VaultKeys>,
-        segments: &Segments,
+        task: &Task,
     ) -> Result<Self> {
         let fresh = |_: &SegmentSalt| Ok(SegmentSalt { salt: Salt::generate()?.0, wrapped: Vec::new() });
         let new_salts = match Arc::ptr_eq(keys, &from.keys) {
             true => None,
-            false => Some(segments.salts().iter().map(fresh).collect::<Result<_>>()?),
+            false => Some(task.needed.segments.salts().iter().map(fresh).collect::<Result<_>>()?),
         };
         Ok(Self { run, path, from, to, keys, new_salts })
     }
@@ -94,14 +154,8 @@ impl<'a, 'c> Rewrite<'a, 'c> {
     ///
     /// # Errors
     /// [`Error::Damaged`] if a record that is needed does not open. The new file is worth nothing then.
-    pub(crate) fn write(
-        &self,
-        header: &Header,
-        plan: &Plan,
-        kept: &[Kept],
-        needed: &Needed,
-        layout: &Layout,
-    ) -> Result<Written> {
+    pub(crate) fn write(&self, header: &Header, task: &Task) -> Result<Written> {
+        let Task { kept, needed, layout, plan, .. } = task;
         let (path, to) = (&**self.path, &self.to);
         let io = |op| move |error| Error::io(op, path, error);
         // At once: if there is too little space, that is known before anything is written.

@@ -100,25 +100,51 @@ fn read_twice<T>(storage: &dyn Storage, sound: impl Fn(&T) -> bool, mut read: im
 pub(crate) type HeaderCopies = [(u64, Result<UnverifiedHeader, Malformation>); 2];
 
 /// Reads both headers.
-pub(crate) fn read_headers(storage: &dyn Storage, vault: &Path) -> Result<HeaderCopies> {
+///
+/// - `locked`: the caller holds COMMIT, so none can be half written.
+pub(crate) fn read_headers(storage: &dyn Storage, vault: &Path, locked: bool) -> Result<HeaderCopies> {
     let read_one = |at| -> Result<_> {
         let bytes = read_fixed::<HEADER_LEN>(storage, vault, at, "header")?;
         Ok((at, bytes.and_then(|bytes| UnverifiedHeader::decode(&bytes))))
     };
-    let sound = |copies: &HeaderCopies| copies.iter().all(|(_, copy)| copy.is_ok());
+    let sound = |copies: &HeaderCopies| locked || copies.iter().all(|(_, copy)| copy.is_ok());
     read_twice(storage, sound, || Ok([read_one(HEADER_A_AT)?, read_one(HEADER_B_AT)?]))
 }
 
-/// Opens a vault's header with a password: the keys, the header, and what is wrong with the spare copy.
+/// A header that a password has opened.
+pub(crate) struct OpenHeader {
+    pub(crate) keys: VaultKeys,
+    pub(crate) header: Header,
+    /// The id of the slot that it opened.
+    pub(crate) slot: u32,
+}
+
+/// Opens a header with a password.
+///
+/// - `vault`, `at`: where it is from, for errors.
+pub(crate) fn unlock_header(
+    header: UnverifiedHeader,
+    vault: &Path,
+    at: u64,
+    password: &Password,
+) -> Result<OpenHeader> {
+    let vault_id = header.vault_id();
+    let unlocked = unlock(header.slots(), &vault_id, password).map_err(|error| error.into_error(vault, at))?;
+    let keys = VaultKeys::derive(vault_id, unlocked.master);
+    let header = header.verify(&keys.header).map_err(|why| Error::malformed(vault, at, why))?;
+    Ok(OpenHeader { keys, header, slot: unlocked.slot })
+}
+
+/// Opens a vault's header with a password; says what is wrong with the spare copy.
 pub(crate) fn unlock_headers(
     storage: &dyn Storage,
     vault: &Path,
     password: &Password,
-) -> Result<(VaultKeys, Header, Vec<String>)> {
+) -> Result<(OpenHeader, Vec<String>)> {
     let mut warnings = Vec::new();
     let mut first_error = None;
     let mut candidates = Vec::new();
-    for (at, copy) in read_headers(storage, vault)? {
+    for (at, copy) in read_headers(storage, vault, false)? {
         match copy {
             Ok(header) => candidates.push((at, header)),
             Err(why) => {
@@ -130,19 +156,10 @@ pub(crate) fn unlock_headers(
     // Of two good copies the higher sequence counts.
     candidates.sort_by_key(|(at, header)| (std::cmp::Reverse(header.sequence()), *at));
     for (at, header) in candidates {
-        let vault_id = header.vault_id();
-        let unlocked = unlock(header.slots(), &vault_id, password).map_err(|error| error.into_error(vault, at));
-        let verified = match unlocked {
-            Ok(master) => {
-                let keys = VaultKeys::derive(vault_id, master);
-                header.verify(&keys.header).map(|header| (keys, header)).map_err(|why| Error::malformed(vault, at, why))
-            }
-            // The slots are as they were written (the checksum holds), so another copy would answer the same.
+        match unlock_header(header, vault, at, password) {
+            Ok(open) => return Ok((open, warnings)),
+            // The slots are as they were written (the checksum holds): what opens an older copy was taken away since.
             Err(error @ Error::WrongPassword(_)) => return Err(error),
-            Err(error) => Err(error),
-        };
-        match verified {
-            Ok((keys, header)) => return Ok((keys, header, warnings)),
             Err(error) => {
                 warnings.push(format!("the copy of the header at byte {at} is bad: {error}"));
                 first_error.get_or_insert(error);

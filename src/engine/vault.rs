@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,11 +14,13 @@ use crate::engine::locks::Held;
 use crate::engine::run::Run;
 use crate::engine::segment::{SegmentWriter, write_all_at};
 use crate::engine::state::{
-    State, VaultKeys, bad_copy, claimed_generation, newest_root, read_headers, read_roots, unlock_headers,
+    OpenHeader, State, VaultKeys, bad_copy, claimed_generation, newest_root, read_headers, read_roots, unlock_headers,
 };
 use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::commit::{Commit, SNAPSHOT_PARTIAL, SNAPSHOT_RECOVERED, SnapshotRecord};
-use crate::format::header::{EXTENTS_AT, HEADER_A_AT, HEADER_B_AT, Header, ROOT_A_AT, ROOT_B_AT, Root};
+use crate::format::header::{
+    EXTENTS_AT, HEADER_A_AT, HEADER_B_AT, Header, ROOT_A_AT, ROOT_B_AT, Root, UnverifiedHeader,
+};
 use crate::format::keyslot::{PasswordSlot, Slot, password_slots};
 use crate::format::record::VaultId;
 use crate::primitives::fs::Timestamp;
@@ -26,6 +28,8 @@ use crate::primitives::storage::{FsVaultDir, Lock, LockMode, Storage, VaultDir};
 
 /// The generation that a vault is made with.
 pub(crate) const FIRST_GENERATION: u64 = 1;
+/// The id of the key slot that a vault is made with: the sequence of its first header.
+pub(crate) const FIRST_SLOT: u32 = 1;
 
 /// An encrypted, compressed, crash-safe vault file, opened with its password.
 ///
@@ -36,6 +40,8 @@ pub struct Vault {
     pub(crate) dir: Arc<dyn VaultDir>,
     pub(crate) keys: Arc<VaultKeys>,
     pub(crate) header: Header,
+    /// The id of the key slot that the password has opened, or that its password was changed to since.
+    pub(crate) opened_by: AtomicU32,
     /// What to make the vault with, if it may be made.
     making: Option<Making>,
     /// Nobody had committed to the vault when it was opened, and this value has not yet: who made it may take it away.
@@ -140,12 +146,13 @@ impl Vault {
 
     fn open_file(path: &Path, dir: Arc<dyn VaultDir>, password: &Password) -> Result<Self> {
         let storage = open_storage(path, &*dir, false)?.ok_or_else(|| Error::NoVault(path.to_owned()))?;
-        let (keys, header, warnings) = unlock_headers(&*storage, path, password)?;
+        let (OpenHeader { keys, header, slot }, warnings) = unlock_headers(&*storage, path, password)?;
         Ok(Self {
             path: Arc::from(path),
             dir,
             keys: Arc::new(keys),
             header,
+            opened_by: AtomicU32::new(slot),
             making: None,
             is_new: AtomicBool::new(claimed_generation(&*storage, path)? <= FIRST_GENERATION),
             made: Mutex::new(None),
@@ -157,16 +164,16 @@ impl Vault {
     fn make(path: &Path, dir: Arc<dyn VaultDir>, password: &Password, options: &CreateOptions) -> Result<Option<Self>> {
         let master = MasterKey::generate()?;
         let vault_id = VaultId::generate()?;
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let created = i64::try_from(created).unwrap_or(i64::MAX);
-        let slot = PasswordSlot::seal(&vault_id, 1, created, options.kdf, &options.label, password, &master)
-            .map_err(|error| error.into_error(path, 0))?;
+        let slot =
+            PasswordSlot::seal(&vault_id, FIRST_SLOT, seconds_now(), options.kdf, &options.label, password, &master)
+                .map_err(|error| error.into_error(path, 0))?;
         let header = Header::new(vault_id, vec![Slot::Password(slot)]).map_err(|error| error.into_error(path, 0))?;
         let vault = Self {
             path: Arc::from(path),
             dir,
             keys: Arc::new(VaultKeys::derive(vault_id, master)),
             header,
+            opened_by: AtomicU32::new(FIRST_SLOT),
             making: None,
             is_new: AtomicBool::new(true),
             made: Mutex::new(None),
@@ -272,20 +279,15 @@ impl Vault {
         }
     }
 
-    /// Says so where the file system may not keep what [`Storage`] promises.
+    /// As [`warn_of_network`].
     pub(crate) fn warn_of_network(&self, run: &Run<'_>) {
-        if self.dir.is_remote() {
-            let why = "it is on a network file system or behind FUSE, where locks and syncs may mean little";
-            run.note(&self.path, why.to_owned());
-        }
+        warn_of_network(&*self.dir, &self.path, run);
     }
 
     pub(crate) fn state(&self, storage: Arc<dyn Storage>, track: bool) -> Result<State> {
-        let headers = read_headers(&*storage, &self.path)?;
+        let headers = read_headers(&*storage, &self.path, false)?;
         let replaced = |copy: &(u64, Result<_, _>)| {
-            copy.1
-                .as_ref()
-                .is_ok_and(|header: &crate::format::header::UnverifiedHeader| header.vault_id() != self.keys.vault_id)
+            copy.1.as_ref().is_ok_and(|header: &UnverifiedHeader| header.vault_id() != self.keys.vault_id)
         };
         if headers.iter().all(replaced) {
             return Err(Error::Refused { what: REPLACED, path: self.path.to_path_buf() });
@@ -328,6 +330,11 @@ impl Vault {
         // Converts the lock that `presence` holds; another writer's shared one makes this fail, and the vault stays.
         let alone = storage.try_lock(Lock::Presence, LockMode::Exclusive).unwrap_or(false);
         let untouched = || {
+            let is_own = |(_, copy): (u64, Result<UnverifiedHeader, _>)| {
+                copy.is_ok_and(|header| header.sequence() == self.header.sequence())
+            };
+            // Who has changed its keys counts on it.
+            read_headers(&**storage, &self.path, true).ok()?.into_iter().all(is_own).then_some(())?;
             let roots = read_roots(&**storage, &self.path, &self.keys, true).ok()?;
             let (_, root) = newest_root(&self.path, &roots).ok()?;
             (root.generation() == FIRST_GENERATION && self.dir.is_same_file(&**storage).ok()?).then_some(())
@@ -365,9 +372,9 @@ impl Vault {
         let storage = open_storage(path, &*dir, false)?.ok_or_else(|| Error::NoVault(path.to_owned()))?;
         let file_size = storage.len().map_err(|error| Error::io(FileOp::Stat, path, error))?;
         let mut warnings = Vec::new();
-        let mut newest: Option<crate::format::header::UnverifiedHeader> = None;
+        let mut newest: Option<UnverifiedHeader> = None;
         let mut first_error = None;
-        for (at, copy) in read_headers(&*storage, path)? {
+        for (at, copy) in read_headers(&*storage, path, false)? {
             match copy {
                 Ok(header) if newest.as_ref().is_none_or(|best| header.sequence() > best.sequence()) => {
                     newest = Some(header);
@@ -407,13 +414,21 @@ pub(crate) struct Writer {
     pub(crate) is_made: bool,
 }
 
+/// Says so where the file system may not keep what [`Storage`] promises.
+pub(crate) fn warn_of_network(dir: &dyn VaultDir, vault: &Path, run: &Run<'_>) {
+    if dir.is_remote() {
+        let why = "it is on a network file system or behind FUSE, where locks and syncs may mean little";
+        run.note(vault, why.to_owned());
+    }
+}
+
 /// The directory of a vault's name, and that name.
 pub(crate) fn vault_dir(path: &Path) -> Result<Arc<dyn VaultDir>> {
     Ok(Arc::new(FsVaultDir::new(path).map_err(|error| Error::io(FileOp::Open, path, error))?))
 }
 
 /// As [`vault_dir`], for a vault that has to be there: no directory, no vault.
-fn existing_dir(path: &Path) -> Result<Arc<dyn VaultDir>> {
+pub(crate) fn existing_dir(path: &Path) -> Result<Arc<dyn VaultDir>> {
     vault_dir(path).map_err(|error| match error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Error::NoVault(path.to_owned()),
         error => error,
@@ -423,6 +438,12 @@ fn existing_dir(path: &Path) -> Result<Arc<dyn VaultDir>> {
 /// Opens the file of a vault; `None` if there is none.
 pub(crate) fn open_storage(path: &Path, dir: &dyn VaultDir, write: bool) -> Result<Option<Arc<dyn Storage>>> {
     dir.open(write).map_err(|error| Error::io(FileOp::Open, path, error))
+}
+
+/// The time that a key slot is made at.
+pub(crate) fn seconds_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(now).unwrap_or(i64::MAX)
 }
 
 fn snapshot_info(record: &SnapshotRecord) -> SnapshotInfo {

@@ -123,7 +123,7 @@ impl Vault {
     /// Headers, roots and the reserved bytes between them.
     fn verify_fixed(&self, run: &Run<'_>, state: &State, damage: &dyn Fn(String)) -> Result<()> {
         let mut good = Vec::new();
-        for (at, copy) in read_headers(&*state.storage, &self.path)? {
+        for (at, copy) in read_headers(&*state.storage, &self.path, false)? {
             let sequence = copy.as_ref().map_or(0, UnverifiedHeader::sequence);
             match copy.and_then(|header| header.verify(&self.keys.header)) {
                 Ok(header) => good.push((at, sequence, header)),
@@ -137,6 +137,12 @@ impl Vault {
         {
             let at = good.iter().find(|(_, _, header)| *header != self.header).map_or(0, |(at, ..)| *at);
             damage(format!("the copy of the header at byte {at} is bad: it is another one of the same sequence"));
+        }
+        if let [(one_at, one, _), (other_at, other, _)] = &good[..]
+            && one != other
+        {
+            let at = if one < other { one_at } else { other_at };
+            run.note(&self.path, format!("{OLDER_COPY} {at} still; the next change writes both"));
         }
         for (at, root) in read_roots(&*state.storage, &self.path, &self.keys, false)? {
             if let Err(why) = root {
@@ -155,6 +161,10 @@ impl Vault {
         Ok(())
     }
 }
+
+/// What is no damage: a change of the keys that was cut short between the two copies.
+const OLDER_COPY: &str =
+    "a change of the keys was cut short, and the keys from before it stand in the copy of the header at byte";
 
 #[expect(clippy::cast_possible_truncation, reason = "256")]
 const SEGMENT_HEADER_LEN_U32: u32 = SEGMENT_HEADER_LEN as u32;

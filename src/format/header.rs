@@ -194,6 +194,24 @@ impl Header {
         Ok(Self { sequence, slots, ..*self })
     }
 
+    /// The header that follows this one and every one up to `sequence`, with the slots of this one.
+    ///
+    /// # Errors
+    /// As [`Header::with_slots`].
+    pub(crate) fn above(&self, sequence: u64) -> Result<Self, SlotError> {
+        Self { sequence: self.sequence.max(sequence), slots: Vec::new(), ..*self }.with_slots(self.slots.clone())
+    }
+
+    /// How often the header was written.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The key slots, in their order.
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
     /// The header's bytes, for both copies.
     pub(crate) fn encode(&self, key: &HeaderKey) -> Box<[u8; HEADER_LEN]> {
         let mut bytes = Box::new([0; HEADER_LEN]);
@@ -453,7 +471,7 @@ mod tests {
     fn a_password_opens_a_header_that_then_verifies() {
         let bytes = header().encode(&key());
         let unverified = UnverifiedHeader::decode(&bytes).unwrap();
-        let master = unlock(unverified.slots(), &unverified.vault_id(), &Password::new("one")).unwrap();
+        let master = unlock(unverified.slots(), &unverified.vault_id(), &Password::new("one")).unwrap().master;
         let key = header_key(&master, &unverified.vault_id().0);
         assert_eq!(unverified.verify(&key), Ok(header_as_decoded(&bytes)));
     }
@@ -664,7 +682,7 @@ mod tests {
             "b32798c25bc686cef1d3d99ad36f67fe0e371ddee1f34965ba488ef55db76d3dc4a52e5303b7fab27fbf93cd3a5733f7",
         ));
         let slots = vec![Slot::Password(PasswordSlot::decode(&slot).unwrap())];
-        let master = unlock(&slots, &vault_id, &Password::new("correct horse")).unwrap();
+        let master = unlock(&slots, &vault_id, &Password::new("correct horse")).unwrap().master;
         let header = Header::new(vault_id, slots).unwrap().encode(&header_key(&master, &vault_id.0));
         assert_eq!(digest(&header[..])[..], hex("c757cb21ea3c5c6f8cc40de34c16ce62cdef4c5b104f163025bb913cb20bd17c"));
 

@@ -103,6 +103,13 @@ pub(crate) struct OtherSlot {
     bytes: Vec<u8>,
 }
 
+impl OtherSlot {
+    /// The number of its kind.
+    pub(crate) fn kind(&self) -> u16 {
+        u16::from_le_bytes(self.bytes[..2].try_into().expect("a slot has at least 8 bytes"))
+    }
+}
+
 /// The master key wrapped for one password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PasswordSlot {
@@ -156,6 +163,16 @@ impl PasswordSlot {
         slot.commitment = commitment;
         slot.wrapped = kek.wrap(&slot.aad(vault_id), master);
         Ok(slot)
+    }
+
+    /// Its number, which no other password slot of the vault has or had.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// When it was made, in seconds since 1970, as its maker says.
+    pub(crate) fn created(&self) -> i64 {
+        self.created
     }
 
     /// What a try costs. May be anything until [`KdfParams::check`] has seen it.
@@ -341,6 +358,13 @@ pub(super) fn check_costs(slots: &[Slot]) -> Result<(), KdfRefusal> {
     Ok(())
 }
 
+/// What a password opens.
+pub(crate) struct Unlocked {
+    pub(crate) master: MasterKey,
+    /// The id of the slot that it opened.
+    pub(crate) slot: u32,
+}
+
 /// Tries a password on each slot, once, in file order, until one is committed to it: the master key that this one wraps.
 /// The header must verify under it before anything is believed.
 ///
@@ -349,12 +373,13 @@ pub(super) fn check_costs(slots: &[Slot]) -> Result<(), KdfRefusal> {
 /// # Errors
 /// [`SlotError::WrongPassword`] if no slot is committed to it; [`SlotError::Malformed`] if one is, and its wrapped key does
 /// not open; [`SlotError::Refused`] if the cost is beyond the limits, or the memory is not there.
-pub(crate) fn unlock(slots: &[Slot], vault_id: &VaultId, password: &Password) -> Result<MasterKey, SlotError> {
+pub(crate) fn unlock(slots: &[Slot], vault_id: &VaultId, password: &Password) -> Result<Unlocked, SlotError> {
     check_costs(slots)?;
     for slot in password_slots(slots) {
         let SlotKeys { kek, commitment } = slot.keys(vault_id, password)?;
         if bool::from(commitment.ct_eq(&slot.commitment)) {
-            return kek.unwrap(&slot.aad(vault_id), &slot.wrapped).map_err(SlotError::Malformed);
+            let master = kek.unwrap(&slot.aad(vault_id), &slot.wrapped).map_err(SlotError::Malformed)?;
+            return Ok(Unlocked { master, slot: slot.id });
         }
     }
     Err(SlotError::WrongPassword)
@@ -386,7 +411,7 @@ pub(crate) mod tests {
     }
 
     fn opened(slots: &[Slot], password: &str) -> Result<[u8; 32], SlotError> {
-        unlock(slots, &VAULT, &Password::new(password)).map(|master| seen(&master))
+        unlock(slots, &VAULT, &Password::new(password)).map(|unlocked| seen(&unlocked.master))
     }
 
     #[test]
@@ -421,6 +446,8 @@ pub(crate) mod tests {
         let slots = [Slot::Password(slot(1, "one")), Slot::Other(other), Slot::Password(slot_of(7, "zwei", &second))];
         assert_eq!(opened(&slots, "one").unwrap(), seen(&master()));
         assert_eq!(opened(&slots, "zwei").unwrap(), seen(&second));
+        let which = |password| unlock(&slots, &VAULT, &Password::new(password)).map(|unlocked| unlocked.slot);
+        assert_eq!((which("one").unwrap(), which("zwei").unwrap()), (1, 7));
         for wrong in ["", "One", "one ", "three"] {
             assert!(matches!(opened(&slots, wrong), Err(SlotError::WrongPassword)));
         }

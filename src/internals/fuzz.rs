@@ -105,7 +105,7 @@ fn cost_of_all_slots(header: &UnverifiedHeader) -> u64 {
 /// copy decodes.
 #[must_use]
 pub fn key_derivation_cost(storage: &dyn Storage) -> Option<u64> {
-    let copies = crate::engine::state::read_headers(storage, Path::new("vault")).ok()?;
+    let copies = crate::engine::state::read_headers(storage, Path::new("vault"), false).ok()?;
     copies.iter().filter_map(|(_, copy)| copy.as_ref().ok().map(cost_of_all_slots)).max()
 }
 

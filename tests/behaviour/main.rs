@@ -22,6 +22,7 @@ mod every_byte;
 mod extraction_race;
 mod extraction_safety;
 mod interleaved;
+mod keys;
 mod left_out;
 mod mirror;
 mod power_cuts;

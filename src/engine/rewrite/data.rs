@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::crypto::derive::segment_keys;
 use crate::engine::budget::Budget;
 use crate::engine::extract::record_pool;
 use crate::engine::fit::{Plan, REPACK_LEVEL};
@@ -22,7 +23,7 @@ use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, sp
 use crate::engine::queue::{Feed, queue};
 use crate::engine::recorder::Item as Handled;
 use crate::engine::rewrite::Rewrite;
-use crate::engine::rewrite::layout::Layout;
+use crate::engine::rewrite::layout::{Layout, MovedSegment};
 use crate::engine::rewrite::needed::Needed;
 use crate::engine::run::{Phase, Run};
 use crate::engine::segment::SegmentWriter;
@@ -57,7 +58,7 @@ impl Outlet<RecordInHand<Destination>> for Arrivals<'_, '_> {
             return Err(Gone);
         }
         self.bytes.fetch_add(u64::from(job.place.sealed_len), Ordering::Relaxed);
-        self.run.counters.bytes_done.fetch_add(u64::from(job.place.plain_len), Ordering::Relaxed);
+        self.run.counters.bytes_done.fetch_add(u64::from(job.place.sealed_len), Ordering::Relaxed);
         Ok(())
     }
 }
@@ -67,12 +68,15 @@ impl Outlet<RecordInHand<Destination>> for Arrivals<'_, '_> {
 struct NewRecords<'r, 'c> {
     run: &'r Run<'c>,
     places: &'r Mutex<Vec<RecordPlace>>,
+    /// Bytes of the old records that each is made of.
+    old_bytes: &'r [u64],
 }
 
 impl Outlet<Written> for NewRecords<'_, '_> {
     fn send(&self, envelope: Envelope<Written>) -> Result<(), Gone> {
         if let Some(place) = envelope.item.place {
-            self.run.counters.bytes_done.fetch_add(u64::from(place.plain_len), Ordering::Relaxed);
+            let old = usize::try_from(place.number).ok().and_then(|number| self.old_bytes.get(number));
+            self.run.counters.bytes_done.fetch_add(old.copied().unwrap_or(0), Ordering::Relaxed);
             self.places.lock().unwrap_or_else(PoisonError::into_inner).push(place);
         }
         Ok(())
@@ -130,9 +134,8 @@ impl Rewrite<'_, '_> {
     ) -> Result<Transferred> {
         let run = self.run;
         run.enter(Phase::Stream);
-        let batches = layout.batches.iter().map(|batch| u64::from(batch.plain_len)).sum::<u64>();
-        let moved = (0..needed.records.len()).filter_map(|at| layout.place(needed, at));
-        let known = batches + moved.map(|place| u64::from(place.plain_len)).sum::<u64>();
+        // Progress counts what is read of the old file.
+        let known = needed.records.iter().map(|record| u64::from(record.place.sealed_len)).sum();
         run.counters.bytes_known.store(known, Ordering::Relaxed);
         run.counters.all_known.store(true, Ordering::Relaxed);
         let mut done = Transferred::default();
@@ -211,12 +214,12 @@ impl Rewrite<'_, '_> {
 
     /// Writes the headers of the segments that records are moved to; answers what those records are to be sealed with.
     fn write_heads(&self, out: &WriteBehind, needed: &Needed, layout: &Layout) -> Result<Vec<Option<Arc<Sealing>>>> {
-        let one = |moved: &crate::engine::rewrite::layout::MovedSegment| {
+        let one = |moved: &MovedSegment| {
             let salt = Salt(self.new_salt(&needed.segments, moved.segment).salt);
             let head = SegmentHeader::new(self.keys.vault_id, salt, 0).encode();
             out.put(&head, moved.head)?;
             Ok(self.reseals().then(|| {
-                let keys = crate::crypto::derive::segment_keys(&self.keys.master, &salt.0, &self.keys.vault_id.0);
+                let keys = segment_keys(&self.keys.master, &salt.0, &self.keys.vault_id.0);
                 Arc::new(Sealing { segment: salt.segment_id(), keys })
             }))
         };
@@ -243,7 +246,9 @@ impl Rewrite<'_, '_> {
         let make_repack = || Repack::new(from, path, REPACK_LEVEL, pool.clone());
         let make_encrypt = || Ok(Encrypt::new(segment.keys(), segment.id()));
         let make_write = || Ok(Write::new(segment));
-        let new_records = NewRecords { run, places: &places };
+        let old_len = |&at: &usize| u64::from(needed.records[at].place.sealed_len);
+        let old_bytes: Vec<u64> = layout.batches.iter().map(|batch| batch.sources.iter().map(old_len).sum()).collect();
+        let new_records = NewRecords { run, places: &places, old_bytes: &old_bytes };
         let jobs = (0..).zip(&layout.batches).map(|(number, batch)| RepackJob {
             number: ChunkSeq(number),
             plain_len: batch.plain_len,

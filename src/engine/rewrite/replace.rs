@@ -10,9 +10,10 @@
 
 use std::sync::Arc;
 
+use crate::engine::keys::Copies;
 use crate::engine::locks::Held;
 use crate::engine::run::Run;
-use crate::engine::state::{State, read_headers};
+use crate::engine::state::State;
 use crate::engine::vault::{REPLACED, Vault, open_storage};
 use crate::error::{Error, FileOp, Result};
 use crate::format::header::Header;
@@ -47,7 +48,10 @@ impl Vault {
             }
             self.remove_leftovers(run);
             let state = self.state(Arc::clone(&storage), false)?;
-            let header = self.newest_good_header(&*storage)?;
+            let copies = Copies::read(&*storage, &self.path, &self.keys, false)?;
+            let header = copies.readable_base(&self.path)?.clone();
+            state.warnings.iter().for_each(|warning| run.note(&self.path, warning.clone()));
+            self.warn_of_network(run);
             return Ok(Alone { state, header, _presence: presence });
         }
     }
@@ -66,14 +70,6 @@ impl Vault {
             // Neither does it keep anybody from anything, nor is it lost.
             Err(error) => run.note(&self.path, format!("temporary files beside it could not be looked for ({error})")),
         }
-    }
-
-    /// The newest copy of the header that verifies.
-    fn newest_good_header(&self, storage: &dyn Storage) -> Result<Header> {
-        let copies = read_headers(storage, &self.path)?.into_iter().filter_map(|(_, copy)| copy.ok());
-        let verified = copies.filter_map(|copy| Some((copy.sequence(), copy.verify(&self.keys.header).ok()?)));
-        let newest = verified.max_by_key(|(sequence, _)| *sequence);
-        newest.map(|(_, header)| header).ok_or_else(|| Error::Refused { what: REPLACED, path: self.path.to_path_buf() })
     }
 
     /// Makes the file that is to replace the vault, if it may.
