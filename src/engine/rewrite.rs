@@ -20,6 +20,7 @@ pub(crate) mod layout;
 pub(crate) mod needed;
 pub(crate) mod replace;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,8 +33,8 @@ use crate::engine::rewrite::needed::{Kept, Needed, Segments};
 use crate::engine::run::{Phase, Run};
 use crate::engine::segment::{SegmentWriter, write_all_at};
 use crate::engine::state::{State, VaultKeys};
-use crate::engine::verify::{Checked, Records, Walk, check_tree};
-use crate::error::{Error, FileOp, Malformation, Result};
+use crate::engine::verify::{Checked, Records, check_tree};
+use crate::error::{Error, FileOp, Result};
 use crate::format::header::{EXTENTS_AT, HEADER_A_AT, HEADER_B_AT, Header, ROOT_A_AT, ROOT_B_AT, Root};
 use crate::format::index::SegmentSalt;
 use crate::format::record::Salt;
@@ -193,19 +194,29 @@ impl<'a, 'c> Rewrite<'a, 'c> {
 
     /// Reads the structure of the new file, as `verify` does: the only copy is not replaced by what was never looked at.
     fn look_over(&self) -> Result<()> {
-        let state = State::newest(Arc::clone(&self.to), Arc::clone(self.path), Arc::clone(self.keys), false)?;
-        let failures = self.run.error_count();
-        let mut walk = Walk::new(self.run, &state);
-        walk.chain()?;
-        let (trees, _) = walk.finish();
+        const WRONG: &str = "what was written does not read back as it should, so the old file stays";
+        let state = State::newest(Arc::clone(&self.to), Arc::clone(self.path), Arc::clone(self.keys), false);
+        state.and_then(|state| self.look_over_state(&state)).map_err(|error| match error {
+            // The old file is not damaged, which is what that would be taken for.
+            Error::Damaged { .. } => Error::Refused { what: WRONG, path: self.path.to_path_buf() },
+            error => error,
+        })
+    }
+
+    fn look_over_state(&self, state: &State) -> Result<()> {
         let mut records = Records::default();
-        for tree in &trees {
-            records.list(tree, &state)?;
-            check_tree(self.run, tree, &state, &mut Checked::default())?;
-        }
-        if self.run.error_count() > failures {
-            let at = state.root.commit().offset.0;
-            return Err(Error::malformed(&**self.path, at, Malformation::Part { structure: "index" }));
+        let mut seen = HashSet::new();
+        let mut next = Some(state.commit.clone());
+        while let Some(commit) = next {
+            self.run.check()?;
+            for tree in commit.full.iter().chain(&commit.deltas) {
+                if seen.insert(tree.head.offset) {
+                    let tree = state.tree(&commit, tree)?;
+                    records.list(&tree, state)?;
+                    check_tree(self.run, &tree, state, &mut Checked::default())?;
+                }
+            }
+            next = state.previous(&commit)?;
         }
         Ok(())
     }

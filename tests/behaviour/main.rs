@@ -31,6 +31,7 @@ mod recover;
 mod remove;
 mod restore_options;
 mod restore_rights;
+mod rewriting;
 mod roundtrip;
 mod secrets;
 mod sources;
