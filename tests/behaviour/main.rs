@@ -25,6 +25,7 @@ mod interleaved;
 mod keys;
 mod left_out;
 mod mirror;
+mod pairs;
 mod power_cuts;
 mod profiling;
 mod recover;
