@@ -6,7 +6,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Whole commands.
-const COMMANDS: &[&str] = &["compact", "key", "rekey"];
+const COMMANDS: &[&str] = &["compact", "rekey"];
 
 /// What `error` complains of, if it is something that is to come.
 pub(crate) fn word(error: &clap::Error) -> Option<String> {
