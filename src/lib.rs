@@ -7,6 +7,8 @@
 //! - [`Vault::add`] packs files and directories into a new snapshot, [`Vault::extract`] restores, [`Vault::copy_file`]
 //!   streams one file, [`Vault::list`] and [`Vault::snapshots`] say what is there, [`Vault::verify`] authenticates it all,
 //!   [`Vault::info`] says what can be told without the password.
+//! - [`Vault::add_key`], [`Vault::keys`], [`Vault::remove_key`] and [`Vault::change_password`] are about who opens it;
+//!   [`Vault::export_header`] and [`Vault::import_header`] keep what it is opened by elsewhere.
 //! - Each operation takes its options and an [`Observer`], and answers a [`Report`]; ended early, a [`Failed`] with the
 //!   first cause and the report so far. An entry that could not be read or written ends nothing: it is named in
 //!   [`Report::errors`], and [`Report::is_complete`] says whether there is any.
@@ -111,6 +113,46 @@
 //! let mut bytes = Vec::new();
 //! vault.copy_file(Path::new("notes/today.txt"), &ExtractOptions::default(), &mut bytes, &())?;
 //! assert_eq!(bytes, b"buy milk");
+//! # std::fs::remove_dir_all(&dir)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Passwords
+//!
+//! ```
+//! use flint_pipe::{CreateOptions, KdfParams, KeyInfo, KeyName, KeyOptions, Password, SavedHeader, Vault};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = std::env::temp_dir().join(format!("flint-pipe-doc-keys-{}", std::process::id()));
+//! # std::fs::create_dir_all(&dir)?;
+//! # let mut create = CreateOptions::default();
+//! # create.kdf = KdfParams { memory_kib: 19 * 1024, passes: 2, lanes: 1 };
+//! # let path = dir.join("notes.flint");
+//! # Vault::create(&path, &Password::new("correct horse"), &create)?;
+//! let vault = Vault::open(&path, &Password::new("correct horse"))?;
+//! let mut options = KeyOptions::default();
+//! options.label = Some("anna".to_owned());
+//! # (options.kdf_memory_kib, options.kdf_passes) = (Some(19 * 1024), Some(2));
+//! vault.add_key(&Password::new("anna's own"), &options, &())?;
+//! for key in vault.keys()? {
+//!     if let KeyInfo::Password(password) = key {
+//!         println!("{} {:?}, made at {}", password.id, password.label, password.created.secs);
+//!     }
+//! }
+//!
+//! // Kept elsewhere, it opens the vault even when the vault's own headers are lost.
+//! let saved = vault.export_header()?;
+//!
+//! // No data is written. Older copies of the file, and of the header, still open with the old password.
+//! # options.label = None;
+//! vault.change_password(&Password::new("battery staple"), &options, &())?;
+//! vault.remove_key(&KeyName::Label("anna".to_owned()), &KeyOptions::default(), &())?;
+//! assert!(Vault::open(&path, &Password::new("correct horse")).is_err());
+//!
+//! let saved = SavedHeader::open("notes.header", &saved, &Password::new("anna's own"))?;
+//! Vault::import_header(&path, &saved, &KeyOptions::default(), &())?;
+//! assert!(Vault::open(&path, &Password::new("correct horse")).is_ok());
 //! # std::fs::remove_dir_all(&dir)?;
 //! # Ok(())
 //! # }

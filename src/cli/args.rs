@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,11 @@ const MAX_QUEUE_DEPTH: usize = 65_536;
 /// The stall timeout where none is given; the library's own default, which the watch over a run has to know.
 const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 /// The levels of zstd that are offered.
-const LEVELS: std::ops::RangeInclusive<i32> = -7..=22;
+const LEVELS: RangeInclusive<i32> = -7..=22;
+/// What a guess at a new password may cost, in KiB: what the library allows.
+pub(crate) const KDF_MEMORY_KIB: RangeInclusive<u32> = 19 << 10..=1 << 20;
+/// The same in passes over that memory.
+pub(crate) const KDF_PASSES: RangeInclusive<u32> = 2..=16;
 
 /// Where the vault is.
 #[derive(Debug, clap::Args)]
@@ -41,6 +46,46 @@ pub(crate) struct PasswordArgs {
     /// The password is the first line it prints
     #[arg(long, value_name = "CMD")]
     pub(crate) password_command: Option<OsString>,
+}
+
+/// How a password comes in that is to be valid from now on; the prompt comes after these.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Password")]
+pub(crate) struct NewPasswordArgs {
+    /// The new one is its first line; - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_password_file: Option<PathBuf>,
+    /// The new one is the first line it prints
+    #[arg(long, value_name = "CMD")]
+    pub(crate) new_password_command: Option<OsString>,
+}
+
+impl NewPasswordArgs {
+    /// Whether any of them was given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.new_password_file.is_some() || self.new_password_command.is_some()
+    }
+}
+
+/// What a new password costs whoever guesses at it.
+#[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "Password")]
+pub(crate) struct KdfArgs {
+    /// Memory of one guess, 19M to 1G [64M]
+    #[arg(long, value_name = "SIZE", value_parser = kdf_memory)]
+    pub(crate) kdf_memory: Option<u32>,
+    /// Passes over that memory, 2 to 16 [3]
+    #[arg(long, value_name = "N", value_parser = kdf_time)]
+    pub(crate) kdf_time: Option<u32>,
+}
+
+/// `--label` of a new password.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Password")]
+pub(crate) struct LabelArg {
+    /// A name for the password, for all to read
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
 }
 
 /// How a run tells of itself.
@@ -407,6 +452,22 @@ pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses the value of `--kdf-memory`, into KiB.
+fn kdf_memory(text: &str) -> Result<u32, String> {
+    let bytes = flint_pipe::parse_size(text)?;
+    if bytes % 1024 != 0 {
+        return Err("not a multiple of 1K".to_owned());
+    }
+    let kib = u32::try_from(bytes / 1024).ok().filter(|kib| KDF_MEMORY_KIB.contains(kib));
+    kib.ok_or_else(|| "not within 19M to 1G".to_owned())
+}
+
+/// Parses the value of `--kdf-time`.
+fn kdf_time(text: &str) -> Result<u32, String> {
+    let passes = text.parse().ok().filter(|passes| KDF_PASSES.contains(passes));
+    passes.ok_or_else(|| format!("not within {} to {}", KDF_PASSES.start(), KDF_PASSES.end()))
+}
+
 /// Parses the value of `--level`.
 pub(crate) fn level(text: &str) -> Result<Level, String> {
     match text {
@@ -430,16 +491,16 @@ pub(crate) fn typed_level(level: Level) -> String {
     }
 }
 
-/// The command line as a snapshot keeps it: without the password command, which may hold a secret that outlives a change
-/// of the password.
+/// The command line as a snapshot keeps it: without password commands, which may hold a secret that outlives a change of
+/// the password.
 pub(crate) fn command_line(args: impl Iterator<Item = OsString>) -> Vec<String> {
-    const OPTION: &str = "--password-command";
+    const OPTIONS: [&str; 2] = ["--password-command", "--new-password-command"];
     let mut kept = Vec::new();
     let mut args = args.map(|arg| arg.to_string_lossy().into_owned());
     while let Some(arg) = args.next() {
-        if arg == OPTION {
+        if OPTIONS.contains(&arg.as_str()) {
             args.next();
-        } else if !arg.strip_prefix(OPTION).is_some_and(|rest| rest.starts_with('=')) {
+        } else if !arg.split_once('=').is_some_and(|(option, _)| OPTIONS.contains(&option)) {
             kept.push(arg);
         }
     }
@@ -525,12 +586,28 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_a_guess_is_counted_in_kib() {
+        assert_eq!(kdf_memory("64M"), Ok(64 << 10));
+        assert_eq!(kdf_memory("1G"), Ok(1 << 20));
+        for text in ["1000", "8E", "18M", "1025M", "much"] {
+            assert!(kdf_memory(text).is_err(), "{text}");
+        }
+        assert_eq!(kdf_time("2"), Ok(2));
+        for text in ["1", "17", "many", "-3"] {
+            assert!(kdf_time(text).expect_err(text).contains("2 to 16"), "{text}");
+        }
+    }
+
+    #[test]
     fn the_password_command_is_not_kept() {
         let kept = |line: &str| command_line(line.split(' ').map(OsString::from)).join(" ");
         assert_eq!(kept("flint-pipe add --password-command secret -s a"), "flint-pipe add -s a");
         assert_eq!(kept("flint-pipe add --password-command=secret -s a"), "flint-pipe add -s a");
         assert_eq!(kept("flint-pipe add -s a --password-command"), "flint-pipe add -s a");
         assert_eq!(kept("flint-pipe add --password-file f"), "flint-pipe add --password-file f");
+        assert_eq!(kept("flint-pipe rekey --new-password-command secret -v a"), "flint-pipe rekey -v a");
+        assert_eq!(kept("flint-pipe rekey --new-password-command=secret=1 -v a"), "flint-pipe rekey -v a");
+        assert_eq!(kept("flint-pipe rekey --new-password-file f"), "flint-pipe rekey --new-password-file f");
     }
 
     #[test]

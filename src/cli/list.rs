@@ -71,7 +71,7 @@ fn list(args: &Args, session: &Session) -> Result<(), Error> {
 }
 
 /// Writes each item as it comes, until there are no more or nobody reads them.
-fn write_all<T>(
+pub(crate) fn write_all<T>(
     items: impl Iterator<Item = Result<T, Error>>,
     mut write: impl FnMut(&mut dyn Write, T) -> io::Result<()>,
 ) -> Result<(), Error> {
@@ -92,7 +92,7 @@ fn write_all<T>(
     stdout::checked(out.flush())
 }
 
-fn write_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string(value)?;
     writeln!(out, "{}", escape::json(&text))
 }

@@ -40,15 +40,21 @@ fn write(directory: &Path) -> Result<(), Error> {
 fn pages() -> Result<Vec<(String, Vec<u8>)>, Error> {
     let mut root = Cli::command().disable_help_subcommand(true);
     root.build();
-    let commands: Vec<clap::Command> = root.get_subcommands().cloned().collect();
     let mut pages = Vec::new();
-    for command in std::iter::once(root).chain(commands) {
+    for command in with_inner(root) {
         let man = Man::new(command).manual("flint-pipe").source(concat!("flint-pipe ", env!("CARGO_PKG_VERSION")));
         let mut page = Vec::new();
         man.render(&mut page).map_err(|error| Error::io(FileOp::Write, man.get_filename(), error))?;
         pages.push((man.get_filename(), page));
     }
     Ok(pages)
+}
+
+/// A command and all that is below it.
+fn with_inner(command: clap::Command) -> Vec<clap::Command> {
+    let is_own = |inner: &&clap::Command| inner.get_name() != "help";
+    let inner: Vec<clap::Command> = command.get_subcommands().filter(is_own).cloned().flat_map(with_inner).collect();
+    std::iter::once(command).chain(inner).collect()
 }
 
 #[cfg(test)]
@@ -66,5 +72,7 @@ mod tests {
             // roff writes a hyphen as \-.
             assert!(page.contains(&format!("flint\\-pipe {}", command.get_name())), "{name}: {page}");
         }
+        assert!(pages.iter().any(|(name, _)| name == "flint-pipe-key-add.1"));
+        assert!(!pages.iter().any(|(name, _)| name.contains("help")));
     }
 }

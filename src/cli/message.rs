@@ -75,6 +75,17 @@ fn remedy(error: &Error, vault: &str, password_from: Option<&str>) -> Option<Str
         Error::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => Some(NOT_PERMITTED.to_owned()),
         Error::NoEntry { nearest: Some(nearest), .. } => Some(format!("there is {}", escape::text(nearest))),
         Error::NoEntry { nearest: None, .. } => Some(format!("flint-pipe list -v {vault} names them all")),
+        Error::NoKey { .. } => Some(format!("flint-pipe key list -v {vault} names them all")),
+        Error::KeysUncertain { .. } => {
+            Some("keep the passwords from before and after until one of them was tried".to_owned())
+        }
+        Error::SpareKeysOld { .. } => {
+            Some(format!("flint-pipe recover -v {vault} --in-place writes both copies, as does any change of the keys"))
+        }
+        // Without a header there is no key to recover anything with.
+        Error::Damaged { source, .. } if source.to_string().starts_with("header: ") => {
+            Some(format!("flint-pipe key import -v {vault} puts back a header that key export has saved"))
+        }
         Error::Damaged { .. } => Some(format!("flint-pipe recover -v {vault} says what is left")),
         Error::Unsupported { .. } => Some("a newer flint-pipe made this vault".to_owned()),
         _ => None,
@@ -115,7 +126,11 @@ fn path_of(error: &Error) -> Option<&Path> {
         | Error::KdfRefused { vault: path, .. }
         | Error::NoSnapshot { vault: path, .. }
         | Error::CommitUncertain { vault: path, .. }
-        | Error::ReplaceUncertain { vault: path, .. } => Some(path),
+        | Error::ReplaceUncertain { vault: path, .. }
+        | Error::KeysUncertain { vault: path, .. }
+        | Error::SpareKeysOld { vault: path, .. }
+        | Error::NoKey { vault: path, .. }
+        | Error::NoHeader { path, .. } => Some(path),
         _ => None,
     }
     // An empty path is found everywhere.

@@ -13,7 +13,7 @@ use flint_pipe::{Error, FileOp, Password};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
-use crate::cli::args::PasswordArgs;
+use crate::cli::args::{NewPasswordArgs, PasswordArgs};
 use crate::cli::escape;
 
 /// The longest password that is read from a file or a command, in bytes. One buffer of this size is made and wiped, so
@@ -74,6 +74,31 @@ impl Origin {
         ))
     }
 
+    /// The first of the ways for a new password that was offered. The environment is none: it has the one that is valid now.
+    ///
+    /// # Errors
+    /// As [`Self::choose`].
+    pub(crate) fn choose_new(args: &NewPasswordArgs, terminal: bool) -> Result<Self, Error> {
+        if let Some(path) = &args.new_password_file {
+            return Ok(Self::File("--new-password-file", path.clone()));
+        }
+        if let Some(command) = &args.new_password_command {
+            return Ok(Self::Command("--new-password-command", command.clone()));
+        }
+        if terminal {
+            return Ok(Self::Prompt);
+        }
+        Err(Error::Usage(
+            "no new password: give --new-password-file FILE or --new-password-command CMD, or run it on a terminal"
+                .to_owned(),
+        ))
+    }
+
+    /// Whether it is read from standard input, which has only one first line.
+    pub(crate) fn is_stdin(&self) -> bool {
+        matches!(self, Self::File(_, path) if path == Path::new("-"))
+    }
+
     /// The way in a word, for the hint after a wrong password.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -85,7 +110,7 @@ impl Origin {
 
     /// Fetches the password of `vault`.
     ///
-    /// - `is_new`: the vault is about to be made, so a prompt asks twice, and again if the two differ.
+    /// - `is_new`: it is to be valid from now on, so a prompt asks twice, and again if the two differ.
     ///
     /// # Errors
     /// [`Error::Refused`] for an empty password; [`Error::Io`] for a file or command that does
@@ -268,6 +293,25 @@ mod tests {
         let error = chosen(&PasswordArgs::default(), &[], false).expect_err("there is no way");
         assert_eq!(error.kind(), flint_pipe::ErrorKind::Usage);
         for way in VARIABLES.into_iter().chain(["--password-file", "--password-command", "terminal"]) {
+            assert!(error.to_string().contains(way), "{way}");
+        }
+    }
+
+    #[test]
+    fn a_new_password_comes_from_its_own_ways_alone() {
+        let mut args =
+            NewPasswordArgs { new_password_file: Some("-".into()), new_password_command: Some("command".into()) };
+        let chosen = |args: &NewPasswordArgs, terminal| Origin::choose_new(args, terminal).map(|origin| origin.name());
+        assert!(args.is_given() && Origin::choose_new(&args, true).is_ok_and(|origin| origin.is_stdin()));
+        assert_eq!(chosen(&args, true).expect("a way"), "--new-password-file");
+        args.new_password_file = None;
+        assert_eq!(chosen(&args, true).expect("a way"), "--new-password-command");
+        args.new_password_command = None;
+        assert!(!args.is_given());
+        assert_eq!(chosen(&args, true).expect("a way"), "the terminal");
+        let error = chosen(&args, false).expect_err("there is no way");
+        assert_eq!(error.kind(), flint_pipe::ErrorKind::Usage);
+        for way in ["--new-password-file", "--new-password-command", "terminal"] {
             assert!(error.to_string().contains(way), "{way}");
         }
     }

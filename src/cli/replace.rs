@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flint_pipe::{Error, FileOp};
-use rustix::fs::{AtFlags, CWD, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 
 /// How often a name for what is being written is tried before it is given up.
 const ATTEMPTS: u32 = 16;
@@ -26,6 +26,47 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut replacement = Replacement::begin(path)?;
     let written = replacement.file.write_all(bytes);
     written.map_err(|error| Error::io(FileOp::Write, path, error)).and_then(|()| replacement.finish())
+}
+
+/// Puts `bytes` at `path` where nothing is, for its owner alone to read, and for good: the directory is synced, too.
+///
+/// # Errors
+/// [`Error::Refused`] if anything is there; [`Error::Io`].
+pub(crate) fn put_new(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    check_new(path)?;
+    let failed = |error| Error::io(FileOp::Write, path, error);
+    let mut new = Replacement::begin(path)?;
+    new.file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)?;
+    new.file.write_all(bytes).and_then(|()| new.file.sync_all()).map_err(failed)?;
+    let own = match &new.temporary {
+        Some(temporary) => temporary.clone(),
+        None => new.proc_path(),
+    };
+    match rustix::fs::linkat(CWD, &own, CWD, path, AtFlags::SYMLINK_FOLLOW) {
+        Err(rustix::io::Errno::EXIST) => return Err(in_the_way(path)),
+        linked => linked.map_err(|error| failed(error.into()))?,
+    }
+    // A temporary name goes before the directory is synced.
+    let directory = new.directory();
+    drop(new);
+    let synced = rustix::fs::open(&directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    synced.and_then(rustix::fs::fsync).map_err(|error| Error::io(FileOp::Sync, &directory, error))
+}
+
+/// Whether there is nothing at `path`.
+///
+/// # Errors
+/// As [`put_new`].
+pub(crate) fn check_new(path: &Path) -> Result<(), Error> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Err(in_the_way(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(FileOp::Stat, path, error)),
+    }
+}
+
+fn in_the_way(path: &Path) -> Error {
+    Error::Refused { what: "this exists already, and is not overwritten", path: path.to_owned() }
 }
 
 /// A file that is being written and not yet in its place; gone, if it never gets there.
@@ -47,7 +88,7 @@ impl Replacement {
     pub(crate) fn begin(path: &Path) -> Result<Self, Error> {
         let place = place(path)?;
         let failed = |error| Error::io(FileOp::Write, path, error);
-        let directory = place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = directory(&place);
         let unnamed = OFlags::TMPFILE.bits().cast_signed();
         // A link to it needs `/proc`.
         let has_proc = Path::new("/proc/self/fd").exists();
@@ -72,6 +113,16 @@ impl Replacement {
         self.put().map_err(|error| Error::io(FileOp::Write, &self.path, error))
     }
 
+    /// Where it can be linked from while it has no name.
+    fn proc_path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+    }
+
+    /// The directory that it goes to.
+    fn directory(&self) -> PathBuf {
+        directory(&self.place).to_owned()
+    }
+
     fn put(&mut self) -> io::Result<()> {
         if let Ok(old) = std::fs::metadata(&self.place) {
             self.file.set_permissions(Permissions::from_mode(old.mode() & 0o777))?;
@@ -80,7 +131,7 @@ impl Replacement {
         }
         self.file.sync_all()?;
         if self.temporary.is_none() {
-            let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let own = self.proc_path();
             let link = |name: &Path| Ok(rustix::fs::linkat(CWD, &own, CWD, name, AtFlags::SYMLINK_FOLLOW)?);
             self.temporary = Some(with_free_name(&self.place, link)?.1);
         }
@@ -125,6 +176,11 @@ fn with_free_name<T>(place: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io:
             made => return made.map(|made| (made, name)),
         }
     }
+}
+
+/// The directory of a name.
+fn directory(place: &Path) -> &Path {
+    place.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Where `path` leads to.
@@ -173,6 +229,22 @@ mod tests {
         }
         assert_eq!(names(directory.path()), ["file", "link"]);
         assert!(link.is_symlink());
+    }
+
+    #[test]
+    fn a_new_file_is_its_owners_alone_and_takes_the_place_of_nothing() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+        put_new(&file, b"one").expect("it is written");
+        assert_eq!(std::fs::metadata(&file).expect("it is there").mode() & 0o777, 0o600);
+        std::os::unix::fs::symlink("nowhere", &link).expect("a link");
+        for path in [&file, &link] {
+            let error = put_new(path, b"two").expect_err("something is there").to_string();
+            assert!(error.starts_with("this exists already, and is not overwritten: "), "{error}");
+        }
+        assert!(put_new(&directory.path().join("none/file"), b"two").is_err());
+        assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "one");
+        assert_eq!(names(directory.path()), ["file", "link"]);
     }
 
     #[test]

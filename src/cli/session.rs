@@ -11,7 +11,7 @@ use flint_pipe::{
     Report, Vault,
 };
 
-use crate::cli::args::{OutputArgs, PasswordArgs, ProgressMode, RecordArgs};
+use crate::cli::args::{NewPasswordArgs, OutputArgs, PasswordArgs, ProgressMode, RecordArgs};
 use crate::cli::exit::Status;
 use crate::cli::password::{self, Origin};
 use crate::cli::progress::Listener;
@@ -158,12 +158,12 @@ impl Session {
 
     /// Gives the password to `open`: from the first of the ways that was offered. A prompt asks twice for a new vault, and
     /// again where the password of an old one was wrong.
-    pub(crate) fn unlock(
+    pub(crate) fn unlock<T>(
         &self,
         args: &PasswordArgs,
         is_new: bool,
-        open: impl Fn(&Password) -> Result<Vault, Error>,
-    ) -> Result<Vault, Error> {
+        open: impl Fn(&Password) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let origin = Origin::choose(args, |name| std::env::var_os(name), password::is_terminal())?;
         // Set once: a command asks for one password.
         let _ = self.password_from.set(origin.name());
@@ -177,6 +177,28 @@ impl Session {
                 opened => return opened,
             }
         }
+    }
+
+    /// Whether there will be a new password, as far as that can be known before the one that is valid now is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if nobody gives one, or if both are to be the first line of standard input.
+    pub(crate) fn expect_new_password(&self, args: &PasswordArgs, new: &NewPasswordArgs) -> Result<(), Error> {
+        let new = Origin::choose_new(new, password::is_terminal())?;
+        let now = Origin::choose(args, |name| std::env::var_os(name), password::is_terminal())?;
+        if new.is_stdin() && now.is_stdin() {
+            let message = format!("{} and {} cannot both be standard input", now.name(), new.name());
+            return Err(Error::Usage(message));
+        }
+        Ok(())
+    }
+
+    /// The password that is to be valid from now on; a prompt asks for it twice.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] without any way, [`Error::Refused`] for an empty one, [`Error::Io`] where it cannot be fetched.
+    pub(crate) fn new_password(&self, new: &NewPasswordArgs) -> Result<Password, Error> {
+        Origin::choose_new(new, password::is_terminal())?.fetch(&self.vault, true)
     }
 
     /// Makes the files ready that are to tell of the run.
@@ -328,6 +350,7 @@ impl Session {
         let vault = self.vault.clone();
         match self.command {
             "compact" | "rekey" => Error::ReplaceUncertain { vault, source },
+            keys if keys.starts_with("key ") => Error::KeysUncertain { vault, source },
             _ => Error::CommitUncertain { vault, source },
         }
     }
@@ -355,9 +378,9 @@ impl Session {
         self.leave(&life, &error);
     }
 
-    /// Whether the run is making a snapshot the newest at this moment.
+    /// Whether the run is making a snapshot the newest, its change of the keys valid, or its file the vault, at this moment.
     fn commits(&self) -> bool {
-        matches!(self.command, "add" | "remove" | "recover")
+        (matches!(self.command, "add" | "remove" | "recover" | "compact" | "rekey") || self.command.starts_with("key "))
             && self.listener.latest().is_some_and(|latest| latest.phase == "commit")
     }
 
@@ -426,6 +449,9 @@ impl Session {
         if self.command == "recover" && matches!(error, Error::Damaged { .. }) {
             // There is nothing further to be tried.
             return;
+        }
+        if self.command == "key import" && matches!(error, Error::WrongPassword(_)) {
+            console.hint("it takes a password that opened the vault when the header was exported");
         }
         for hint in message::hints(error, &self.vault, self.password_from.get().copied()) {
             console.hint(&hint);

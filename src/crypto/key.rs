@@ -117,7 +117,8 @@ impl Password {
     }
 
     /// A second copy, which wipes itself too.
-    pub(crate) fn duplicate(&self) -> Self {
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
         Self::from_bytes(self.0.to_vec())
     }
 

@@ -318,6 +318,8 @@ pub(crate) fn fit_transfer(
     let chunk_size = largest_record.max(*CHUNK_SIZES.start());
     let mut plan = Plan::of(counts, is_learnt.then_some(most), checked_depth(config)?, chunk_size);
     plan.record = config.record;
+    // Blocks of the new file that no record under way has a buffer for: the first and the last of those that are open.
+    plan.staging = (2, DIRECT_LEN / 2);
     let context = |chunk_size| if reseals { 0 } else { repack_context(chunk_size) };
     fit(plan, config.memory, context, Chunks::AsTheyAre)
 }

@@ -31,7 +31,7 @@ use crate::engine::state::{
 use crate::engine::vault::{REPLACED, Vault, existing_dir, open_storage, seconds_now, warn_of_network};
 use crate::error::{Error, FileOp, Malformation, Result};
 use crate::format::header::{EXTENTS_AT, HEADER_A_AT, HEADER_B_AT, HEADER_LEN, Header, ROOT_A_AT, UnverifiedHeader};
-use crate::format::keyslot::{MAX_PASSWORD_SLOTS, PasswordSlot, Slot, SlotError, password_slots};
+use crate::format::keyslot::{MAX_PASSWORD_SLOTS, PasswordSlot, Slot, SlotError, check_new_cost, password_slots};
 use crate::format::record::{SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::primitives::fs::Timestamp;
 use crate::primitives::storage::{Lock, LockMode, Storage, VaultDir};
@@ -73,7 +73,7 @@ impl Vault {
             if password_slots(header.slots()).count() >= MAX_PASSWORD_SLOTS {
                 return Err(Error::Refused { what: "a vault has at most 8 passwords", path: self.path.to_path_buf() });
             }
-            let slot = self.seal(header, options, KdfParams::DEFAULT, label, new)?;
+            let slot = self.seal(header, None, options, label, new)?;
             let key = slot.id();
             let slots = header.slots().iter().cloned().chain([Slot::Password(slot)]).collect();
             Ok((self.following(header, slots)?, key))
@@ -127,7 +127,7 @@ impl Vault {
             if options.label.is_some() {
                 self.check_label(header, label, Some(opened_by))?;
             }
-            let slot = self.seal(header, options, old.params(), label, new)?;
+            let slot = self.seal(header, Some(old), options, label, new)?;
             let key = slot.id();
             let replaced = |other: &Slot| match other {
                 Slot::Password(other) if other.id() == opened_by => Slot::Password(slot.clone()),
@@ -250,22 +250,25 @@ impl Vault {
 
     /// Wraps the master key for a new password, for the header that follows `header`.
     ///
-    /// - `costs`: what the options say nothing of.
+    /// - `old`: the one that it is to replace, which has the cost that the options say nothing of.
     fn seal(
         &self,
         header: &Header,
+        old: Option<&PasswordSlot>,
         options: &KeyOptions,
-        costs: KdfParams,
         label: &str,
         new: &Password,
     ) -> Result<PasswordSlot> {
         let id = header.sequence().checked_add(1).and_then(|id| u32::try_from(id).ok());
         let used_up = || Error::Refused { what: "the vault's numbers are used up", path: self.path.to_path_buf() };
+        let costs = old.map_or(KdfParams::DEFAULT, PasswordSlot::params);
         let params = KdfParams {
             memory_kib: options.kdf_memory_kib.unwrap_or(costs.memory_kib),
             passes: options.kdf_passes.unwrap_or(costs.passes),
             lanes: costs.lanes,
         };
+        let checked = check_new_cost(header.slots(), old.map(PasswordSlot::id), &params);
+        checked.map_err(|refusal| self.slot_error(refusal.into()))?;
         let VaultKeys { vault_id, master, .. } = &*self.keys;
         let slot = PasswordSlot::seal(vault_id, id.ok_or_else(used_up)?, seconds_now(), params, label, new, master);
         slot.map_err(|error| self.slot_error(error))
@@ -502,5 +505,98 @@ impl Place<'_> {
     fn put(&self, header: &Header, at: u64) -> Result<()> {
         write_all_at(&**self.storage, self.path, &header.encode(&self.keys.header)[..], at)?;
         self.storage.sync().map_err(|error| Error::io(FileOp::Sync, self.path, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::api::CreateOptions;
+    use crate::format::keyslot::tests::other_slot;
+
+    fn cheap() -> KdfParams {
+        KdfParams { memory_kib: 19 << 10, passes: 2, lanes: 1 }
+    }
+
+    fn options() -> KeyOptions {
+        KeyOptions { kdf_memory_kib: Some(19 << 10), kdf_passes: Some(2), ..KeyOptions::default() }
+    }
+
+    fn vault(directory: &Path) -> Vault {
+        let create = CreateOptions { kdf: cheap(), ..CreateOptions::default() };
+        Vault::create(directory.join("v"), &Password::new("one"), &create).unwrap()
+    }
+
+    /// Writes a header with a slot that this version does not know.
+    fn with_other_slot(vault: &Vault) {
+        let storage = open_storage(&vault.path, &*vault.dir, true).unwrap().unwrap();
+        let slots = [other_slot()].into_iter().chain(vault.header.slots().iter().cloned());
+        let header = vault.header.with_slots(slots.collect()).unwrap().encode(&vault.keys.header);
+        for at in [HEADER_A_AT, HEADER_B_AT] {
+            write_all_at(&*storage, &vault.path, &header[..], at).unwrap();
+        }
+    }
+
+    fn kinds(vault: &Vault) -> Vec<Option<String>> {
+        let kind = |key| match key {
+            KeyInfo::Password(password) => Some(password.label),
+            KeyInfo::Unknown { kind } => {
+                assert_eq!(kind, 9);
+                None
+            }
+        };
+        vault.keys().unwrap().into_iter().map(kind).collect()
+    }
+
+    #[test]
+    fn slots_of_unknown_kinds_are_kept_in_their_places_and_are_no_password() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = vault(directory.path());
+        with_other_slot(&one);
+        let label = |label: &str| Some(label.to_owned());
+        assert_eq!(kinds(&one), [None, label("")]);
+        // There is another slot, and yet it is the last password.
+        let last = one.remove_key(&KeyName::Id(1), &options(), &()).unwrap_err().error;
+        assert!(matches!(last, Error::Refused { .. }), "{last:?}");
+        let named = KeyOptions { label: label("two"), ..options() };
+        assert_eq!(one.add_key(&Password::new("two"), &named, &()).unwrap().key, Some(3));
+        one.change_password(&Password::new("new"), &options(), &()).unwrap();
+        assert_eq!(kinds(&one), [None, label(""), label("two")]);
+        one.remove_key(&KeyName::Label("two".into()), &options(), &()).unwrap();
+        assert_eq!(kinds(&one), [None, label("")]);
+        assert!(Vault::open(&*one.path, &Password::new("new")).is_ok());
+    }
+
+    #[test]
+    fn a_vault_that_is_another_meanwhile_is_left_alone() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (one, other) = (vault(here.path()), vault(there.path()));
+        std::fs::rename(&other.path, &one.path).unwrap();
+        let refused = |error| assert!(matches!(error, Error::Refused { what: REPLACED, .. }), "{error:?}");
+        refused(one.add_key(&Password::new("two"), &options(), &()).unwrap_err().error);
+        refused(one.keys().unwrap_err());
+        refused(one.export_header().unwrap_err());
+        std::fs::remove_file(&one.path).unwrap();
+        assert!(matches!(one.keys(), Err(Error::NoVault(_))));
+        let gone = one.change_password(&Password::new("two"), &options(), &()).unwrap_err().error;
+        assert!(matches!(gone, Error::NoVault(_)), "{gone:?}");
+    }
+
+    #[test]
+    fn a_maker_leaves_a_vault_whose_keys_somebody_has_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("v");
+        let create = CreateOptions { kdf: cheap(), ..CreateOptions::default() };
+        for changes in [false, true] {
+            let maker = Vault::open_or_create(&path, &Password::new("one"), &create).unwrap();
+            if changes {
+                let other = Vault::open(&path, &Password::new("one")).unwrap();
+                other.add_key(&Password::new("two"), &options(), &()).unwrap();
+            }
+            // Nothing can be stored, so its vault is taken away again.
+            maker.add(&[PathBuf::from("/no/such/source")], &crate::AddOptions::default(), &()).unwrap_err();
+            assert_eq!(path.exists(), changes);
+        }
+        assert!(Vault::open(&path, &Password::new("two")).is_ok());
     }
 }

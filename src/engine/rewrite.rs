@@ -14,6 +14,7 @@
 //! writes to it; readers go on reading it, also when it has lost its name. The new file has no name and belongs to this run. How
 //! it ends: whatever fails before the rename drops the new file and leaves the old one as it was; the rename is the commit.
 
+mod assembly;
 pub(crate) mod data;
 pub(crate) mod history;
 pub(crate) mod layout;

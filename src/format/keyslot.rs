@@ -352,10 +352,25 @@ pub(super) fn check_costs(slots: &[Slot]) -> Result<(), KdfRefusal> {
         slot.params.check()?;
         total += slot.params.cost();
     }
-    if total > KdfParams::MAX_TOTAL_COST {
-        return Err(KdfRefusal("all key slots together above 4 GiB times passes"));
+    check_total(total)
+}
+
+/// Whether it is bearable to try a password on all slots but `except` and on one more of this cost: for who is about to make
+/// that one, which costs time.
+///
+/// # Errors
+/// As [`unlock`] and [`PasswordSlot::seal`] would refuse it.
+pub(crate) fn check_new_cost(slots: &[Slot], except: Option<u32>, params: &KdfParams) -> Result<(), KdfRefusal> {
+    params.check_for_new_slot()?;
+    let others = password_slots(slots).filter(|slot| Some(slot.id) != except);
+    check_total(others.fold(params.cost(), |total, slot| total.saturating_add(slot.params.cost())))
+}
+
+fn check_total(cost: u64) -> Result<(), KdfRefusal> {
+    match cost > KdfParams::MAX_TOTAL_COST {
+        true => Err(KdfRefusal("all key slots together above 4 GiB times passes")),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// What a password opens.
@@ -394,6 +409,11 @@ pub(crate) mod tests {
 
     pub(crate) fn master() -> MasterKey {
         MasterKey::from_test_bytes([0x55; 32])
+    }
+
+    /// A slot of an unknown kind.
+    pub(crate) fn other_slot() -> Slot {
+        Slot::Other(OtherSlot { bytes: vec![9, 0, 8, 0, 1, 2, 3, 4] })
     }
 
     pub(crate) fn slot(id: u32, password: &str) -> PasswordSlot {
@@ -513,7 +533,12 @@ pub(crate) mod tests {
         let total = "all key slots together above 4 GiB times passes";
         assert_eq!(refused(&[cheap.clone(), heavy.clone(), heavy.clone()]), total);
         assert_eq!(check_costs(&[heavy.clone(), heavy.clone()]), Ok(()));
-        assert_eq!(check_costs(&[heavy.clone(), heavy, cheap]), Err(KdfRefusal(total)));
+        assert_eq!(check_costs(&[heavy.clone(), heavy.clone(), cheap]), Err(KdfRefusal(total)));
+
+        // Before it is made as well; not beside the one that it is to replace.
+        let params = KdfParams { memory_kib: 1 << 20, passes: 3, lanes: 1 };
+        assert_eq!(check_new_cost(std::slice::from_ref(&heavy), None, &params), Err(KdfRefusal(total)));
+        assert_eq!(check_new_cost(&[heavy], Some(1), &params), Ok(()));
     }
 
     #[test]

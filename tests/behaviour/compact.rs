@@ -404,17 +404,17 @@ fn what_a_killed_run_has_left_beside_the_vault_is_removed_by_the_next() {
         let path = place.path("v.flint");
         let vault = vault_at(&path);
         add(&vault, tree.root(), &["a"]);
-        let mut left = vec![place.file(".v.flint.0123abcd.tmp", "half a vault")];
+        let first = place.file(".v.flint.0123abcd.tmp", "half a vault");
         // Not ours: other names, and what somebody is at work on.
         let others =
             [".v.flint.0123abcg.tmp", ".v.flint.0123abcd.bak", ".w.flint.0123abcd.tmp", "v.flint.0123abcd.tmp"];
         others.iter().for_each(|name| drop(place.file(name, "another's")));
         let report = compacted(&vault, Keep::all());
         assert!(report.notes.iter().any(|note| note.contains("temporary file")), "{:?}", report.notes);
-        assert!(!left[0].exists());
-        left[0] = place.file(".v.flint.76543210.tmp", "half a vault");
+        assert!(!first.exists());
+        let second = place.file(".v.flint.76543210.tmp", "half a vault");
         add(&vault, tree.root(), &["a"]);
-        assert!(!left[0].exists(), "an add does so as well");
+        assert!(!second.exists(), "an add does so as well");
         assert!(others.iter().all(|name| place.path(name).exists()));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     });

@@ -626,6 +626,29 @@ fn a_bad_spare_copy_is_mended_by_the_next_change_and_never_counts() {
 }
 
 #[test]
+fn a_change_that_was_cut_short_between_the_copies_is_mentioned_and_holds() {
+    within(60, || {
+        let scene = Scene::new(Kind::Add);
+        for (kept_at, place) in [(HEADER_A, "byte 0 "), (HEADER_B, "byte 32768 ")] {
+            scene.reset();
+            scene.run().unwrap();
+            let mut bytes = scene.disk.bytes().unwrap();
+            bytes[kept_at..kept_at + HEADER_LEN].copy_from_slice(&scene.before[kept_at..kept_at + HEADER_LEN]);
+            scene.disk.set_bytes(&bytes);
+            assert_eq!(scene.openers(), openers(&["old", "second", "new"]));
+            let report = assert_sound(&open(&scene.disk, "new").unwrap());
+            let note = report.notes.first().expect("it is mentioned");
+            assert!(note.contains("cut short") && note.contains(place), "{note}");
+            // The next one writes both, whichever of them is older.
+            let remove = KeyName::Label("second".into());
+            scene.vault.remove_key(&remove, &options(None), &()).unwrap();
+            assert_eq!(scene.openers(), openers(&["old", "new"]));
+            assert_eq!(assert_sound(&scene.vault).notes, [] as [String; 0]);
+        }
+    });
+}
+
+#[test]
 fn only_a_header_of_the_vault_itself_can_be_imported_into_it() {
     within(100, || {
         let scene = Scene::new(Kind::Import);

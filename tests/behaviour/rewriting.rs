@@ -216,9 +216,12 @@ fn takes_space(op: Op) -> bool {
     matches!(op, Op::Write | Op::Allocate | Op::Create | Op::Rename | Op::Sync | Op::DirSync | Op::Punch | Op::SetLen)
 }
 
+/// What goes wrong: its name, with which calls, how, and whether from then on.
+type Wrong = (&'static str, fn(Op) -> bool, Effect, bool);
+
 #[test]
 fn any_call_may_fail_and_the_old_file_or_the_new_one_is_there() {
-    let wrongs: [(&str, fn(Op) -> bool, Effect, bool); 8] = [
+    let wrongs: [Wrong; 8] = [
         ("EIO once", any, Effect::Errno(libc::EIO), false),
         ("EIO from then on", any, Effect::Errno(libc::EIO), true),
         ("ENOSPC once", takes_space, Effect::Errno(libc::ENOSPC), false),

@@ -48,6 +48,17 @@ fn wrong_usage_ends_with_2_and_prints_no_result() {
         "info -v v --short",
         "verify -v v --quick --read-data-subset 5%",
         "verify -v v --read-data-subset 101%",
+        "key",
+        "key add",
+        "key add -v v",
+        "key passwd -v v",
+        "key remove -v v",
+        "key remove -v v --id 1 --label x",
+        "key remove -v v --id first",
+        "key export -v v",
+        "key import -v v",
+        "key list -v v --label x",
+        "key destroy -v v",
     ] {
         let output = place.run(line);
         assert_eq!(status(&output), 2, "{line}: {}", stderr(&output));
@@ -88,7 +99,7 @@ fn a_value_out_of_range_is_named_with_the_range() {
 #[test]
 fn what_is_not_there_yet_is_refused_by_name() {
     let place = Place::new().with_file("v");
-    for (line, word) in [("compact -v v", "compact"), ("key add -v v", "key")] {
+    for (line, word) in [("compact -v v", "compact"), ("rekey -v v", "rekey")] {
         let output = place.run(line);
         assert_eq!(status(&output), 2, "{line}");
         assert_eq!(stderr(&output), format!("flint-pipe: error: not yet: {word}\n"), "{line}");

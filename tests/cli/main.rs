@@ -6,6 +6,7 @@ mod choosing;
 mod dry_runs;
 mod endings;
 mod exit_codes;
+mod keys;
 mod listing;
 mod passwords;
 mod profiling;

@@ -150,6 +150,31 @@ fn a_new_password_is_asked_for_twice_until_both_are_the_same_and_is_not_shown() 
 }
 
 #[test]
+fn a_password_is_changed_at_the_prompt_the_old_one_first() {
+    let place = Place::new().with_vault();
+    let mut terminal = Terminal::start(&place, "key passwd -v v", 80, &[]);
+    for (question, answer) in [
+        ("password of v: ", "wrong"),
+        ("password of v: ", PASSWORD),
+        ("new password of v: ", "first try"),
+        ("the same again: ", "second try"),
+        ("the two differ; new password of v: ", "another horse"),
+        ("the same again: ", "another horse"),
+    ] {
+        terminal.waits_for(question);
+        terminal.types_hidden(&format!("{answer}\n"));
+    }
+    let (ended, seen) = terminal.ends();
+    assert_eq!(ended.code(), Some(0), "{seen}");
+    assert!(seen.contains("changed the password of v") && !seen.contains("another horse"), "{seen}");
+    let list = |password: &str| {
+        let output = place.command().env("FLINT_PASSWORD", password).args(["list", "-v", "v"]).output();
+        status(&output.expect("it starts"))
+    };
+    assert_eq!((list(PASSWORD), list("another horse")), (12, 0));
+}
+
+#[test]
 fn a_wrong_password_can_be_typed_again_twice() {
     let place = Place::new().with_vault();
     for (right_at, code) in [(2, 0), (4, 12)] {

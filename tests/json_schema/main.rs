@@ -20,6 +20,7 @@ use crate::schema::Schema;
 const RESULT: &str = include_str!("../../docs/json-schema/result.schema.json");
 const ENTRY: &str = include_str!("../../docs/json-schema/entry.schema.json");
 const SNAPSHOT: &str = include_str!("../../docs/json-schema/snapshot.schema.json");
+const KEY: &str = include_str!("../../docs/json-schema/key.schema.json");
 const PROFILE: &str = include_str!("../../docs/json-schema/profile.schema.json");
 const DOCUMENT: &str = include_str!("../../docs/JSON.md");
 
@@ -99,7 +100,7 @@ impl Place {
         assert_eq!(objects, [] as [Value; 0], "{line}: one object");
         assert_eq!(self.result.complaints(&object), [] as [String; 0], "{line}: {object:#}");
         assert_eq!((&object["exit_code"], &object["vault"]), (&json!(status), &json!(vault_of(line))), "{line}");
-        assert_eq!(Some(object["command"].as_str()), Some(line.split(' ').next()), "{line}");
+        assert_eq!(Some(object["command"].as_str()), Some(line.split(" -").next()), "{line}");
         object
     }
 }
@@ -131,6 +132,7 @@ fn heavy(len: usize) -> Vec<u8> {
 fn results_of_success_are_as_the_schema_says() {
     let place = Place::new();
     place.file("d/one", b"the first").file("d/two", &[b'x'; 5000]).file("d/sub/three", b"");
+    place.file("new", b"new\n").file("newer", b"newer\n");
     let mut stages = Vec::new();
     let mut plans = 0;
     for line in [
@@ -154,6 +156,14 @@ fn results_of_success_are_as_the_schema_says() {
         "extract -v v -o dry -n --json",
         "get -v v -t d/one -o dry -n --json",
         "remove -v v -t d/one -n --json",
+        "key add -v v --new-password-file new --label new -n --json",
+        "key add -v v --new-password-file new --label new --json",
+        "key passwd -v v --password-file new --new-password-file newer --json",
+        "key remove -v v --label new -n --json",
+        "key export -v v --output saved-header --json",
+        "key remove -v v --label new --json",
+        "key import -v v --input saved-header -n --json",
+        "key import -v v --input saved-header --json",
     ] {
         let before = place.path("v").exists().then(|| place.bytes("v"));
         let result = place.result(line, 0);
@@ -169,6 +179,8 @@ fn results_of_success_are_as_the_schema_says() {
             let is_expected = line.starts_with("verify") && !line.contains("--at");
             assert_eq!(result.get("unreferenced_bytes").is_some(), is_expected, "{line}");
         }
+        let has_key = line.starts_with("key ") && !line.starts_with("key export");
+        assert_eq!(result.get("key").is_some_and(Value::is_u64), has_key, "{line}");
         if line.starts_with("remove") {
             assert_ne!(result["removed_files"], 0, "{line}");
         }
@@ -197,6 +209,9 @@ fn results_of_partial_success_and_of_each_failure_are_as_the_schema_says() {
     }
     place.file("wrong", b"not this one\n");
     place.result("verify -v v --password-file wrong --json", 12);
+    place.result("key passwd -v v --password-file wrong --new-password-file wrong --json", 12);
+    place.result("key remove -v v --id 1 --json", 1);
+    place.result("key import -v v --input wrong --json", 1);
 }
 
 #[test]
@@ -401,6 +416,20 @@ fn snapshots_are_as_the_schema_says() {
 }
 
 #[test]
+fn keys_are_as_the_schema_says() {
+    let place = Place::with_vault();
+    place.file("new", b"new\n");
+    place.result("key add -v v --new-password-file new --json", 0);
+    let schema = parsed(KEY);
+    let keys = lines(&place.run("key list -v v --json"));
+    assert_eq!(keys.len(), 2);
+    for key in &keys {
+        assert_eq!(schema.complaints(key), [] as [String; 0], "{key}");
+    }
+    every_change_is_seen(&schema, &keys[0], &[]);
+}
+
+#[test]
 fn a_result_with_a_field_too_few_too_many_or_of_another_type_is_refused() {
     let place = Place::with_vault();
     let optional = ["unreferenced_bytes", "path_bytes"];
@@ -463,6 +492,7 @@ fn the_examples_of_the_document_are_as_the_schemas_say() {
             Some("The result") => RESULT,
             Some("Entries") => ENTRY,
             Some("Snapshots") => SNAPSHOT,
+            Some("Keys") => KEY,
             Some("The profile") => PROFILE,
             _ => panic!("an example under a heading of its own: {part}"),
         };
@@ -470,7 +500,7 @@ fn the_examples_of_the_document_are_as_the_schemas_say() {
         assert_eq!(parsed(schema).complaints(&example), [] as [String; 0], "{example}");
         seen += 1;
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 5);
 }
 
 #[test]
@@ -488,7 +518,7 @@ fn the_document_names_every_field_and_every_word_of_the_schemas() {
         }
         schema.as_array().into_iter().flatten().for_each(|part| named(part, missing));
     }
-    for schema in [RESULT, ENTRY, SNAPSHOT, PROFILE] {
+    for schema in [RESULT, ENTRY, SNAPSHOT, KEY, PROFILE] {
         let mut missing = Vec::new();
         named(parsed(schema).document(), &mut missing);
         assert_eq!(missing, [] as [String; 0]);

@@ -42,6 +42,7 @@ pub(crate) fn object(outcome: &Outcome<'_>) -> String {
         dry_run: outcome.dry_run,
         vault: outcome.vault.to_string_lossy(),
         snapshot: report.snapshot,
+        key: report.key,
         exit_code: outcome.exit_code,
         error: outcome.error.as_deref(),
         total_files: report.total_files,
@@ -81,6 +82,9 @@ struct Object<'a> {
     dry_run: bool,
     vault: Cow<'a, str>,
     snapshot: Option<u64>,
+    /// Of `key` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<u32>,
     exit_code: u8,
     error: Option<&'a str>,
     total_files: u64,

@@ -59,6 +59,16 @@ pub(crate) fn removed(vault: &Path, dry_run: bool, report: &Report) -> String {
     summary.text
 }
 
+/// What `key add`, `key remove`, `key passwd` or `key import` did, or would do.
+///
+/// - `title`: as `added key 3 to v`.
+/// - `lines`: what else there is to say.
+pub(crate) fn keys_changed(title: &str, lines: &[(&str, String)], dry_run: bool) -> String {
+    let mut summary = Summary::new(title, dry_run, &Report::default());
+    lines.iter().for_each(|(name, value)| summary.text.push_str(&wrapped(name, value)));
+    summary.text
+}
+
 /// What `verify` found, or would read.
 pub(crate) fn verified(vault: &Path, quick: bool, dry_run: bool, report: &Report) -> String {
     let vault = escape::path(vault);
@@ -147,6 +157,18 @@ pub(crate) fn compacted(vault: &Path, dry_run: bool, report: &Report) -> String 
             ),
         };
         summary.line("records", &format!("{} moved{repacked}", compaction.moved_records));
+    }
+    summary.end(dry_run, report)
+}
+
+/// What `rekey` did, or would do.
+pub(crate) fn rekeyed(vault: &Path, dry_run: bool, report: &Report) -> String {
+    let mut summary = Summary::new(&format!("gave {} a new master key", escape::path(vault)), dry_run, report);
+    if let Some(compaction) = &report.compaction {
+        summary.line("snapshots", &ranges(&compaction.kept));
+        summary.file(compaction);
+        summary.line("records", &format!("{} sealed anew", compaction.moved_records));
+        summary.line("older copies", "of the file open as before, with the old passwords");
     }
     summary.end(dry_run, report)
 }

@@ -23,13 +23,15 @@ use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, sp
 use crate::engine::queue::{Feed, queue};
 use crate::engine::recorder::Item as Handled;
 use crate::engine::rewrite::Rewrite;
+use crate::engine::rewrite::assembly::Assembly;
 use crate::engine::rewrite::layout::{Layout, MovedSegment};
 use crate::engine::rewrite::needed::Needed;
 use crate::engine::run::{Phase, Run};
 use crate::engine::segment::SegmentWriter;
 use crate::engine::stats::{WorkerStats, stage_report};
 use crate::engine::write_behind::WriteBehind;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileOp, Result};
+use crate::format::header::EXTENTS_AT;
 use crate::format::index::RecordPlace;
 use crate::format::record::{RecordId, RecordKind, Salt, SegmentHeader};
 use crate::primitives::units::ChunkSeq;
@@ -37,7 +39,7 @@ use crate::stages::Weighed;
 use crate::stages::pack::encrypt::Encrypt;
 use crate::stages::pack::write::{Write, Written};
 use crate::stages::transfer::{
-    Destination, PutRecord, Repack, RepackJob, RepackSource, SealAnew, Sealing, lost_record,
+    Destination, PlacedSink, PutRecord, Repack, RepackJob, RepackSource, SealAnew, Sealing, lost_record,
 };
 use crate::stages::unpack::decrypt::Decrypt;
 use crate::stages::unpack::read::{ReadRecord, RecordInHand, RecordJob};
@@ -149,7 +151,11 @@ impl Rewrite<'_, '_> {
     fn move_records(&self, plan: &Plan, needed: &Needed, layout: &Layout, done: &mut Transferred) -> Result<()> {
         let (run, from, path) = (self.run, &*self.from.storage, self.path);
         let out = WriteBehind::new(Arc::clone(&self.to), path);
-        let sealings: Vec<Option<Arc<Sealing>>> = self.write_heads(&out, needed, layout)?;
+        // Where the storage does not care for whole blocks, to gather them is not worth a copy.
+        let is_gathered = self.to.preferred_write_len().is_some();
+        let assembly = Assembly::new(&out, EXTENTS_AT, layout.end, plan.permit() / 2);
+        let sink: &dyn PlacedSink = if is_gathered { &assembly } else { &out };
+        let sealings: Vec<Option<Arc<Sealing>>> = self.write_heads(sink, needed, layout)?;
         let began = Instant::now();
         let budget = Budget::new(plan.budget);
         run.buffers_of(&budget);
@@ -158,7 +164,7 @@ impl Rewrite<'_, '_> {
         let make_read = || Ok(ReadRecord::<Destination>::new(from, pool.clone()));
         let make_decrypt = || Ok(Decrypt::new());
         let make_encrypt = || Ok(SealAnew);
-        let make_write = || Ok(PutRecord::new(&out));
+        let make_write = || Ok(PutRecord::new(sink));
         let arrivals = Arrivals { run, vault: path, bytes: &bytes };
         let jobs = layout.segments.iter().zip(&sealings).flat_map(|(moved, sealing)| {
             let salt = &needed.segments.salts()[moved.segment as usize];
@@ -207,17 +213,27 @@ impl Rewrite<'_, '_> {
         });
         let wall = began.elapsed();
         run.check()?;
+        if !assembly.is_complete() {
+            // Whoever did not bring its bytes should have ended the run.
+            let why = std::io::Error::other("not all of its records could be written");
+            return Err(Error::io(FileOp::Write, path, why));
+        }
         done.stages = stages.into_iter().map(|(name, workers)| stage_report(name, workers, wall)).collect();
         done.moved_bytes = bytes.into_inner();
         Ok(())
     }
 
     /// Writes the headers of the segments that records are moved to; answers what those records are to be sealed with.
-    fn write_heads(&self, out: &WriteBehind, needed: &Needed, layout: &Layout) -> Result<Vec<Option<Arc<Sealing>>>> {
+    fn write_heads(
+        &self,
+        sink: &dyn PlacedSink,
+        needed: &Needed,
+        layout: &Layout,
+    ) -> Result<Vec<Option<Arc<Sealing>>>> {
         let one = |moved: &MovedSegment| {
             let salt = Salt(self.new_salt(&needed.segments, moved.segment).salt);
             let head = SegmentHeader::new(self.keys.vault_id, salt, 0).encode();
-            out.put(&head, moved.head)?;
+            sink.put(&head, moved.head)?;
             Ok(self.reseals().then(|| {
                 let keys = segment_keys(&self.keys.master, &salt.0, &self.keys.vault_id.0);
                 Arc::new(Sealing { segment: salt.segment_id(), keys })

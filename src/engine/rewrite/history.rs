@@ -291,6 +291,9 @@ fn numbers_of(moved: &Moved<'_>, tree: &Tree) -> Arc<[u32]> {
     tree.head().segments.iter().map(number).collect()
 }
 
+/// An entry, and the segments of its tree by number of the whole vault.
+type Placed = (Box<Entry>, Arc<[u32]>);
+
 /// What a snapshot holds.
 struct Entries {
     merge: Merge,
@@ -306,7 +309,7 @@ impl Entries {
     }
 
     /// The next entry, and the segments of its tree.
-    fn next(&mut self, rewrite: &Rewrite<'_, '_>) -> Result<Option<(Box<Entry>, Arc<[u32]>)>> {
+    fn next(&mut self, rewrite: &Rewrite<'_, '_>) -> Result<Option<Placed>> {
         rewrite.run.check()?;
         rewrite.run.counters.tick();
         let next = self.merge.next()?;
