@@ -568,6 +568,19 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_copy_that_is_looked_at_twice_does_not_let_go_of_the_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let one = vault(directory.path());
+        let open = || open_storage(&one.path, &*one.dir, true).unwrap().unwrap();
+        let (own, others) = (open(), open());
+        write_all_at(&*own, &one.path, b"bad", HEADER_B_AT).unwrap();
+        assert!(own.try_lock(Lock::Commit, LockMode::Exclusive).unwrap());
+        let copies = Copies::read(&*own, &one.path, &one.keys, true).unwrap();
+        assert_eq!(copies.newest().map(|(at, _)| at), Some(HEADER_A_AT));
+        assert!(!others.try_lock(Lock::Commit, LockMode::Exclusive).unwrap());
+    }
+
+    #[test]
     fn a_vault_that_is_another_meanwhile_is_left_alone() {
         let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (one, other) = (vault(here.path()), vault(there.path()));
