@@ -26,7 +26,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     vault: VaultArg,
     /// Keep the N newest snapshots
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     keep_last: Option<NonZeroU64>,
     /// Keep snapshot N; repeatable
     #[arg(long, value_name = "N")]
@@ -46,6 +46,11 @@ pub(crate) struct Args {
     output: OutputArgs,
     #[command(flatten)]
     record: RecordArgs,
+}
+
+/// Parses the value of `--keep-last`: who wants nothing kept does not want a backup.
+fn at_least_one(text: &str) -> Result<NonZeroU64, String> {
+    text.parse().map_err(|_| "not a number from 1 on".to_owned())
 }
 
 impl Args {

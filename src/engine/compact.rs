@@ -33,7 +33,7 @@ impl Vault {
             }
             let alone = self.alone(run)?;
             let task = self.plan_compaction(run, &alone.state, options, &mut done)?;
-            let new = self.make_replacement(&alone, task.estimate)?;
+            let new = self.make_replacement(&alone, task.room())?;
             let rewrite = Rewrite::new(run, &self.path, &alone.state, Arc::clone(&new), &self.keys, &task)?;
             done.take(rewrite.write(&alone.header, &task)?);
             self.replace_by(run, &alone, &new)

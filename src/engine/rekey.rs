@@ -42,7 +42,7 @@ impl Vault {
             // Before anything is read: the memory that this takes is given back by then.
             let (keys, header) = self.make_keys(password, options, &alone.header)?;
             let task = plan(run, &alone.state, &mut done)?;
-            let new = self.make_replacement(&alone, task.estimate)?;
+            let new = self.make_replacement(&alone, task.room())?;
             let rewrite = Rewrite::new(run, &self.path, &alone.state, Arc::clone(&new), &keys, &task)?;
             done.take(rewrite.write(&header, &task)?);
             self.replace_by(run, &alone, &new)?;

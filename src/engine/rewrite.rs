@@ -48,13 +48,13 @@ pub(crate) struct Task {
     layout: Layout,
     plan: Plan,
     /// About the length of the new file.
-    pub(crate) estimate: u64,
+    estimate: u64,
 }
 
-/// Room for what trees and commits take that there were none of, and for what is rounded.
+/// Room for what trees take that there were none of, and for what was estimated too low.
 const SLACK: u64 = 64 << 10;
 /// About what a commit record takes.
-const COMMIT_LEN: u64 = 1 << 10;
+const COMMIT_LEN: u64 = 512;
 
 impl Task {
     /// Looks at everything that the kept commits hold.
@@ -68,8 +68,13 @@ impl Task {
         let repacking = if reseals { Repacking::Never } else { Repacking::BelowHalf };
         let layout = Layout::plan(&needed, repacking, plan.chunk_size);
         let index: u64 = kept.iter().map(|kept| kept.index_bytes() + COMMIT_LEN).sum();
-        let estimate = layout.end + layout.repacked_estimate + index + SLACK;
+        let estimate = layout.end + layout.repacked_estimate + index;
         Ok(Self { kept, needed, layout, plan, estimate })
+    }
+
+    /// The room that has to be there for the new file.
+    pub(crate) fn room(&self) -> u64 {
+        self.estimate + SLACK
     }
 
     /// The plan of the pipeline.

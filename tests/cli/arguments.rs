@@ -97,18 +97,6 @@ fn a_value_out_of_range_is_named_with_the_range() {
 }
 
 #[test]
-fn what_is_not_there_yet_is_refused_by_name() {
-    let place = Place::new().with_file("v");
-    for (line, word) in [("compact -v v", "compact"), ("rekey -v v", "rekey")] {
-        let output = place.run(line);
-        assert_eq!(status(&output), 2, "{line}");
-        assert_eq!(stderr(&output), format!("flint-pipe: error: not yet: {word}\n"), "{line}");
-        assert_eq!(stdout(&output), "", "{line}");
-    }
-    assert!(!place.path("w").exists());
-}
-
-#[test]
 fn too_little_memory_is_wrong_usage_and_says_what_would_do() {
     let place = Place::new().with_vault();
     let output = place.unlocked("add -v v -s d --memory 10M");

@@ -1,5 +1,6 @@
 //! The result of a command for a person: a few lines, and a table of the stages.
 
+use std::cmp::Ordering;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub(crate) fn removed(vault: &Path, dry_run: bool, report: &Report) -> String {
     summary.line(if dry_run { "would remove" } else { "removed" }, &format!("{files}, {directories}"));
     summary.errors(report);
     if !dry_run {
-        summary.line("space", "comes back when the vault is rewritten, once no snapshot has them");
+        summary.line("space", "comes back with compact, once no kept snapshot has them");
         summary.line("duration", &seconds(report.duration));
     }
     summary.text
@@ -144,11 +145,12 @@ pub(crate) fn recovered(vault: &Path, aim: &Aim<'_>, dry_run: bool, report: &Rep
 
 /// What `compact` did, or would do.
 pub(crate) fn compacted(vault: &Path, dry_run: bool, report: &Report) -> String {
-    let mut summary = Summary::new(&format!("compacted {}", escape::path(vault)), dry_run, report);
+    let done = if dry_run { "would compact" } else { "compacted" };
+    let mut summary = Summary::new(&format!("{done} {}", escape::path(vault)), dry_run, report);
     if let Some(compaction) = &report.compaction {
         summary.line("kept", &ranges(&compaction.kept));
         summary.line("dropped", &ranges(&compaction.dropped));
-        summary.file(compaction);
+        summary.file(compaction, dry_run);
         let repacked = match compaction.repacked_records {
             0 => String::new(),
             records => format!(
@@ -163,10 +165,11 @@ pub(crate) fn compacted(vault: &Path, dry_run: bool, report: &Report) -> String 
 
 /// What `rekey` did, or would do.
 pub(crate) fn rekeyed(vault: &Path, dry_run: bool, report: &Report) -> String {
-    let mut summary = Summary::new(&format!("gave {} a new master key", escape::path(vault)), dry_run, report);
+    let done = if dry_run { "would give" } else { "gave" };
+    let mut summary = Summary::new(&format!("{done} {} a new master key", escape::path(vault)), dry_run, report);
     if let Some(compaction) = &report.compaction {
         summary.line("snapshots", &ranges(&compaction.kept));
-        summary.file(compaction);
+        summary.file(compaction, dry_run);
         summary.line("records", &format!("{} sealed anew", compaction.moved_records));
         summary.line("older copies", "of the file open as before, with the old passwords");
     }
@@ -271,14 +274,16 @@ impl Summary {
         }
     }
 
-    /// The lengths of the old and the new file.
-    fn file(&mut self, compaction: &Compaction) {
+    /// The lengths of the old and the new file; before that is written, an estimate.
+    fn file(&mut self, compaction: &Compaction, dry_run: bool) {
         let Compaction { bytes_before, bytes_after, .. } = *compaction;
-        let change = match bytes_before.checked_sub(bytes_after) {
-            Some(saved) => format!("{} less", format_size(saved)),
-            None => format!("{} more", format_size(bytes_after - bytes_before)),
+        let change = match bytes_before.cmp(&bytes_after) {
+            Ordering::Equal => "as before".to_owned(),
+            Ordering::Greater => format!("{} less", format_size(bytes_before - bytes_after)),
+            Ordering::Less => format!("{} more", format_size(bytes_after - bytes_before)),
         };
-        self.line("file", &format!("{} to {}, {change}", format_size(bytes_before), format_size(bytes_after)));
+        let about = if dry_run { "about " } else { "" };
+        self.line("file", &format!("{} to {about}{}, {change}", format_size(bytes_before), format_size(bytes_after)));
     }
 
     /// What it took, or the plan of what would be done.
