@@ -9,6 +9,8 @@
 //!   [`Vault::info`] says what can be told without the password.
 //! - [`Vault::add_key`], [`Vault::keys`], [`Vault::remove_key`] and [`Vault::change_password`] are about who opens it;
 //!   [`Vault::export_header`] and [`Vault::import_header`] keep what it is opened by elsewhere.
+//! - [`Vault::compact`] gives back what no snapshot needs that is kept, [`Vault::rekey`] seals everything anew under a new master
+//!   key: each by a new file that takes the place of the old one in one step.
 //! - Each operation takes its options and an [`Observer`], and answers a [`Report`]; ended early, a [`Failed`] with the
 //!   first cause and the report so far. An entry that could not be read or written ends nothing: it is named in
 //!   [`Report::errors`], and [`Report::is_complete`] says whether there is any.

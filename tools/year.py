@@ -671,6 +671,10 @@ class Year:
         print(f"\n{'bytes of the file by use':30} {'bytes':>12} {'':6}")
         for part, length in [*self.account(verified).items(), ("the file's length", size)]:
             print(f"{part:30} {length:12,} {length * 100 / size:5.1f}%")
+        alone, fresh = self.newest_alone()
+        print(f"the newest snapshot alone: {mib(alone)} MiB; made anew: {mib(fresh)} MiB; ratio {alone / fresh:.2f}")
+        # A record moves as it is while half of it is needed.
+        require(alone <= 2 * fresh + (1 << 20), "what is not needed any more stays")
         slow = self.print_weeks()
         counts = self.counts
         print(f"\nsource at the end: {self.source}")
@@ -679,6 +683,15 @@ class Year:
               f"{counts['verifies']} verifies, {counts['passwords refused']} old passwords refused, "
               f"{counts['restores']} restores compared")
         return slow
+
+    def newest_alone(self):
+        """The length of the vault without its older snapshots, and of one that never had any."""
+        copy, fresh = self.base / "copy.flint", self.base / "fresh.flint"
+        shutil.copyfile(self.vault, copy)
+        self.program.run("compact", "-v", copy, "--keep-last", "1")
+        self.program.run("verify", "-v", copy)
+        self.program.run("add", "-v", fresh, "-C", self.source.root, "-s", ".")
+        return os.stat(copy).st_size, os.stat(fresh).st_size
 
     def print_weeks(self):
         """Medians of the two weeks, and of the young vault. Answers what has become too slow."""

@@ -29,6 +29,7 @@ mod pairs;
 mod power_cuts;
 mod profiling;
 mod recover;
+mod rekey;
 mod remove;
 mod restore_options;
 mod restore_rights;

@@ -224,6 +224,24 @@ fn a_result_names_what_is_not_utf_8_by_its_bytes() {
 }
 
 #[test]
+fn results_of_writing_a_vault_anew_are_as_the_schema_says() {
+    let place = Place::with_vault();
+    place.result("compact -v v -n --json", 0);
+    place.result("compact -v v --json", 0);
+    place.file("d/more", b"more");
+    place.result("add -v v -s d --json", 0);
+    let compaction = &place.result("compact -v v --keep-last 1 --json", 0)["compaction"];
+    assert_eq!((&compaction["kept"][0], &compaction["dropped"][0]), (&2.into(), &1.into()));
+    assert_eq!(compaction["bytes_after"], place.bytes("v").len());
+    place.file("new", b"new");
+    place.result("rekey -v v -n --json", 0);
+    let result = place.result("rekey -v v --new-password-file new --json", 0);
+    assert_eq!((&result["snapshot"], &result["compaction"]["moved_records"]), (&2.into(), &2.into()));
+    assert!(place.result("compact -v v --json", 12).get("compaction").is_none());
+    assert!(place.result("compact -v v --keep-snapshot 9 --password-file new --json", 1).get("compaction").is_none());
+}
+
+#[test]
 fn the_result_of_a_locked_vault_is_as_the_schema_says() {
     let place = Place::with_vault();
     let file = std::fs::OpenOptions::new().read(true).write(true).open(place.path("v")).expect("it is there");
