@@ -144,6 +144,15 @@ rm -r "$tree/src/cli"
 printf 'now a file\n' >"$tree/src/cli"
 "$flint" add -v "$vault" -C "$tree" -s src -s hole >/dev/null
 whole "$vault"
+# The same after the vault was written anew: some files of its records are in no snapshot any more.
+"$flint" remove -v "$vault" -t src/engine -t src/format >/dev/null
+"$flint" add -v "$vault" -C "$tree" -s . --mirror >/dev/null
+"$flint" compact -v "$vault" --keep-last 2 >/dev/null
+whole "$vault"
+"$flint" rekey -v "$vault" >/dev/null
+whole "$vault"
+"$flint" compact -v "$vault" --keep-last 1 >/dev/null
+whole "$vault"
 rm -rf "$scratch/out"
 reader extract "$vault" -o "$scratch/out" 2>/dev/null
 difference=$(rsync -aHAXSn --delete --checksum --itemize-changes "$tree/" "$scratch/out/")

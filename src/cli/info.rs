@@ -76,7 +76,8 @@ fn usage_text(usage: &VaultUsage) -> String {
         ("unreferenced", usage.unreferenced),
     ];
     let share = |bytes: u64| bytes as f64 * 100.0 / usage.file_size.max(1) as f64;
-    let line = |(name, bytes)| format!("  {name:<24}{:>10} {:>5.1}%\n", format_size(bytes), share(bytes));
+    // To the byte, too: their sum is the file's length.
+    let line = |(name, bytes)| format!("  {name:<24}{:>10} {:>5.1}% {bytes:>16}\n", format_size(bytes), share(bytes));
     format!("use of its bytes\n{}", lines.into_iter().map(line).collect::<String>())
 }
 

@@ -67,14 +67,15 @@ impl Task {
         let plan = fit_transfer(run.config, largest, reseals, Device::of(&state.vault))?;
         let repacking = if reseals { Repacking::Never } else { Repacking::BelowHalf };
         let layout = Layout::plan(&needed, repacking, plan.chunk_size);
-        let index: u64 = kept.iter().map(|kept| kept.index_bytes() + COMMIT_LEN).sum();
-        let estimate = layout.end + layout.repacked_estimate + index;
+        let index =
+            kept.iter().fold(0, |sum: u64, kept| sum.saturating_add(kept.index_bytes()).saturating_add(COMMIT_LEN));
+        let estimate = index.saturating_add(layout.end + layout.repacked_estimate);
         Ok(Self { kept, needed, layout, plan, estimate })
     }
 
     /// The room that has to be there for the new file.
     pub(crate) fn room(&self) -> u64 {
-        self.estimate + SLACK
+        self.estimate.saturating_add(SLACK)
     }
 
     /// The plan of the pipeline.
