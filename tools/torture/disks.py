@@ -10,6 +10,7 @@ import time
 
 from chronicle import OPERATIONS, Chronicle
 from harness import Broken, Vault, scenario, unmount
+from rewrites import seconds
 
 # ext4's ioctl to stop at once, as a power cut would, and its flags: the journal is written before, or is not.
 EXT4_IOC_SHUTDOWN = 0x8004587D
@@ -195,12 +196,13 @@ def power_cuts_of_changes(place):
     chronicle = Chronicle.begin(place, disk)
     for name, operation in OPERATIONS.items():
         chronicle.rewind()
+        moment = place.rng.uniform(0.2, 1.6) * seconds(chronicle, name)
         # What is from before the cut is on the disk.
         os.sync()
         point = os.open(disk, os.O_RDONLY)
         try:
             process = chronicle.program.start(*chronicle.command(name))
-            time.sleep(place.rng.uniform(0.01, 0.15))
+            time.sleep(moment)
             lose_power(place, point)
         finally:
             os.close(point)
