@@ -6,7 +6,6 @@ that one of them promises: passwords, snapshots, their content, no file beside i
 works. A file that is still the same byte by byte needs no asking: that was done when it was made.
 """
 
-import functools
 import json
 import random
 import shutil
@@ -76,35 +75,43 @@ def write_small_files(tree, rng):
                   **{f"{tree.name}/{path}": what for path, what in look(tree.place / tree.name).items()}}
 
 
-@functools.cache
-def base(program_path):
+BASE = {}
+
+
+def base(program, scratch):
     """The bytes of the vault that every chronicle begins with, those of a header from before its second password, and
     its state; made once."""
-    program = Program(program_path)
-    with tempfile.TemporaryDirectory(prefix="flint-torture.") as directory:
-        directory, rng = Path(directory), random.Random(0)
-        path, second = directory / "vault.flint", directory / "second"
-        program.run("create", "-v", path, *CHEAP).expect(0)
-        program.run("key", "export", "-v", path, "-o", directory / "saved").expect(0)
-        second.write_text("second\n")
-        program.run("key", "add", "-v", path, "--new-password-file", second, "--label", "second", *CHEAP).expect(0)
-        stays, partly, late = (Tree(directory / name, name, rng, large=400_000) for name in ["stays", "partly", "late"])
-        write_small_files(partly, rng)
-        gone = [f"partly/crowd/{number}" for number in range(2, 40)]
-        for arguments in [["add", *stays.sources], ["add", *partly.sources],
-                          ["remove", *(word for name in gone for word in ("-t", name))], ["add", *late.sources]]:
-            level = ["--chunk-size", "256K"] if arguments[0] == "add" else []
-            program.run(arguments[0], "-v", path, *arguments[1:], *level).expect(0)
-        rest = {name: what for name, what in partly.sight.items() if name not in gone}
-        snapshots = {1: stays.sight, 2: stays.sight | partly.sight, 3: stays.sight | rest,
-                     4: stays.sight | rest | late.sight}
-        state = State(snapshots, frozenset(["torture", "second"]))
-        # Asked once of what everything is compared with.
-        made = Chronicle(program, path, directory, b"", state)
-        made.find([state])
-        made.is_sound("torture")
-        made.holds(state, "torture")
-        return path.read_bytes(), (directory / "saved").read_bytes(), state
+    if program.path not in BASE:
+        with tempfile.TemporaryDirectory(dir=scratch) as directory:
+            BASE[program.path] = make_base(program, Path(directory))
+    return BASE[program.path]
+
+
+def make_base(program, directory):
+    """The same, made there."""
+    rng = random.Random(0)
+    path, second = directory / "vault.flint", directory / "second"
+    program.run("create", "-v", path, *CHEAP).expect(0)
+    program.run("key", "export", "-v", path, "-o", directory / "saved").expect(0)
+    second.write_text("second\n")
+    program.run("key", "add", "-v", path, "--new-password-file", second, "--label", "second", *CHEAP).expect(0)
+    stays, partly, late = (Tree(directory / name, name, rng, large=400_000) for name in ["stays", "partly", "late"])
+    write_small_files(partly, rng)
+    gone = [f"partly/crowd/{number}" for number in range(2, 40)]
+    for arguments in [["add", *stays.sources], ["add", *partly.sources],
+                      ["remove", *(word for name in gone for word in ("-t", name))], ["add", *late.sources]]:
+        level = ["--chunk-size", "256K"] if arguments[0] == "add" else []
+        program.run(arguments[0], "-v", path, *arguments[1:], *level).expect(0)
+    rest = {name: what for name, what in partly.sight.items() if name not in gone}
+    snapshots = {1: stays.sight, 2: stays.sight | partly.sight, 3: stays.sight | rest,
+                 4: stays.sight | rest | late.sight}
+    state = State(snapshots, frozenset(["torture", "second"]))
+    # Asked once of what everything is compared with.
+    made = Chronicle(program, path, directory, b"", state)
+    made.find([state])
+    made.is_sound("torture")
+    made.holds(state, "torture")
+    return path.read_bytes(), (directory / "saved").read_bytes(), state
 
 
 class Chronicle:
@@ -118,7 +125,7 @@ class Chronicle:
         """A fresh one in a directory of its own, or in this one."""
         directory = Path(directory or place.directory / "chronicle")
         directory.mkdir(exist_ok=True)
-        image, saved, state = base(place.program.path)
+        image, saved, state = base(place.program, place.directory)
         for name, content in [("new", b"new\n"), ("third", b"third\n"), ("saved", saved)]:
             (place.directory / name).write_bytes(content)
         chronicle = cls(place.program, directory / "vault.flint", place.directory, image, state)
