@@ -30,6 +30,8 @@ import disks  # noqa: E402,F401
 import faults  # noqa: E402,F401
 import kills  # noqa: E402,F401
 import limits  # noqa: E402,F401
+import pairs  # noqa: E402,F401
+import rewrites  # noqa: E402,F401
 import sources  # noqa: E402,F401
 from harness import SCENARIOS, Broken, Place, Program, Skip  # noqa: E402
 

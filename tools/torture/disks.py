@@ -8,13 +8,18 @@ import subprocess
 import threading
 import time
 
+from chronicle import OPERATIONS, Chronicle
 from harness import Broken, Vault, scenario, unmount
+from rewrites import seconds
 
 # ext4's ioctl to stop at once, as a power cut would, and its flags: the journal is written before, or is not.
 EXT4_IOC_SHUTDOWN = 0x8004587D
 LOGFLUSH, NOLOGFLUSH = 1, 2
 # After so many a new file system is made.
 CUTS_PER_DISK = 10
+# So much more than it says that it needs is enough for anything: room for indexes is taken by the MiB.
+PLENTY = 2 << 20
+PAGE = 4096
 
 
 @scenario(short=1)
@@ -113,8 +118,7 @@ def cut(place, vault, disk):
             thread.start()
         time.sleep(place.rng.uniform(0, 0.5))
         is_gone.set()
-        flag = place.rng.choice([NOLOGFLUSH, NOLOGFLUSH, NOLOGFLUSH, LOGFLUSH])
-        fcntl.ioctl(point, EXT4_IOC_SHUTDOWN, struct.pack("I", flag))
+        lose_power(place, point)
     finally:
         is_gone.set()
         for thread in writers:
@@ -124,8 +128,90 @@ def cut(place, vault, disk):
         raise failures[0]
 
 
+def lose_power(place, point):
+    """Stops the file system that this descriptor is of."""
+    flag = place.rng.choice([NOLOGFLUSH, NOLOGFLUSH, NOLOGFLUSH, LOGFLUSH])
+    fcntl.ioctl(point, EXT4_IOC_SHUTDOWN, struct.pack("I", flag))
+
+
 def sound(image):
     """The file system itself survived, or what is asked of the vault means nothing."""
     done = subprocess.run(["e2fsck", "-f", "-y", image], capture_output=True, text=True, check=False)
     if done.returncode > 1:
         raise Broken(f"the file system itself is damaged: {done.stdout}{done.stderr}")
+
+
+@scenario(short=1)
+def a_tmpfs_with_room_for_one_vault(place):
+    """`compact` and `rekey` where the vault fits once and not twice, and where what they need is there to a few pages:
+    they say 1 and how much is missing, and have written nothing; or all is done."""
+    disk = place.mount("-t", "tmpfs", "-o", "size=8m", "tmpfs")
+    chronicle = Chronicle.begin(place, disk)
+    for name in ["compact --keep-all", "rekey"]:
+        plan = place.program.run(*chronicle.command(name, "--dry-run", "--json")).expect(0).result()
+        need = plan["compaction"]["bytes_after"]
+        around = sorted(need + place.rng.choice([-1, 1]) * place.rng.randrange(64 << 10) for _ in range(2))
+        for leave in [place.rng.randrange(need // 2), need - PAGE, *around, need + PLENTY]:
+            squeeze(place, chronicle, disk, name, need, leave // PAGE * PAGE)
+    # Less is kept, so less is needed: that is the way out of a full disk.
+    plan = place.program.run(*chronicle.command("compact --keep-last 2", "--dry-run", "--json")).expect(0).result()
+    squeeze(place, chronicle, disk, "compact --keep-last 2", plan["compaction"]["bytes_after"],
+            len(chronicle.image) // PAGE * PAGE)
+
+
+def squeeze(place, chronicle, disk, name, need, leave):
+    """Runs it with so many bytes left on the disk, of those that it says it needs."""
+    with open(disk / "filler", "wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, room(disk) - leave)
+    before = room(disk)
+    outcome = chronicle.run(name, "--json").expect(0, 1)
+    if outcome.status:
+        figures = "are needed beside it, and " in outcome.err and " are free" in outcome.err
+        if not (figures if before < need else figures or "No space left" in outcome.err):
+            raise Broken(f"{before} bytes are free, {need} are needed, and it does not say so: {outcome}")
+        if before >= need + PLENTY:
+            raise Broken(f"{before} bytes are free, {need} are needed, and it fails: {outcome}")
+        if room(disk) != before:
+            raise Broken(f"{before - room(disk)} bytes were not given back: {outcome}")
+    elif before < need:
+        raise Broken(f"{before} bytes are free, {need} are needed, and it goes on: {outcome}")
+    place.counts["changes that did not fit" if outcome.status else "changes that fitted"] += 1
+    (disk / "filler").unlink()
+    chronicle.check(name, chronicle.allowed(name, outcome), place.rng)
+    chronicle.rewind()
+
+
+def room(disk):
+    """Bytes that are free on a disk that gives back at once."""
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize
+
+
+@scenario(short=1)
+def power_cuts_of_changes(place):
+    """`compact`, `rekey` and every command that changes keys on a file system that loses power at a random moment of it
+    or just after: the vault from before, or the one from after, and that one once it was acknowledged."""
+    image = place.image(64)
+    disk = place.mount("-o", "loop", image)
+    chronicle = Chronicle.begin(place, disk)
+    for name, operation in OPERATIONS.items():
+        chronicle.rewind()
+        moment = place.rng.uniform(0.2, 1.6) * seconds(chronicle, name)
+        # What is from before the cut is on the disk.
+        os.sync()
+        point = os.open(disk, os.O_RDONLY)
+        try:
+            process = chronicle.program.start(*chronicle.command(name))
+            time.sleep(moment)
+            lose_power(place, point)
+        finally:
+            os.close(point)
+        outcome = chronicle.program.end(process).expect(0, 1, 10, 13)
+        unmount(disk)
+        subprocess.run(["mount", "-o", "loop", image, disk], check=True)
+        after = operation.after(chronicle.state)
+        allowed = [after] if outcome.status == 0 else [chronicle.state, after]
+        state = chronicle.check(name, allowed, place.rng, not operation.replaces, True)
+        place.counts["power cuts"] += 1
+        place.counts["acknowledged changes looked for after a cut"] += outcome.status == 0
+        place.counts["the vault as it was" if state is chronicle.state else "the vault as it was to be"] += 1
