@@ -233,8 +233,16 @@ fn bar_message(progress: &Progress) -> String {
         text.push_str(&format!(" {}", format_rate(progress.bytes_per_sec)));
     }
     push_left(&mut text, progress);
-    text.push_str(&format!(", {} {} of {} files", progress.phase, progress.files_done, progress.files_known));
+    text.push_str(&format!(", {}{}", progress.phase, files(progress, " ")));
     text
+}
+
+/// How many files are done; nothing of a run that counts none.
+fn files(progress: &Progress, before: &str) -> String {
+    match progress.files_known {
+        0 => String::new(),
+        known => format!("{before}{} of {known} files", progress.files_done),
+    }
 }
 
 /// A line for each stage: how busy it is, and how full the queue before it. So one sees where it jams. Nothing where there is
@@ -274,12 +282,11 @@ fn plain_line(progress: &Progress) -> String {
     let average = if seconds > 0.0 { progress.bytes_done as f64 / seconds } else { 0.0 };
     let rate = if progress.bytes_per_sec > 0.0 { progress.bytes_per_sec } else { average };
     let mut text = format!(
-        "{}: {} of {}, {} of {} files, {}",
+        "{}: {} of {}{}, {}",
         progress.phase,
         format_size(progress.bytes_done),
         format_size(progress.bytes_known),
-        progress.files_done,
-        progress.files_known,
+        files(progress, ", "),
         format_rate(rate),
     );
     push_left(&mut text, progress);

@@ -191,8 +191,8 @@ impl<'a, 'c> Rewrite<'a, 'c> {
         segment.trim()?;
         self.look_over()?;
         self.run.check()?;
-        // The sync of a large file takes its time; the stall clock rests.
-        self.run.enter(Phase::Commit);
+        // The sync of a large file takes its time; the stall clock rests. Who does not want to wait loses a file without a name.
+        self.run.enter(Phase::Sync);
         segment.sync(io(FileOp::Sync))?;
         let new_bytes: u64 = done.new_records.iter().map(|place| u64::from(place.sealed_len)).sum();
         let file_size = to.len().map_err(io(FileOp::Stat))?;

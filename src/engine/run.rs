@@ -34,7 +34,9 @@ pub(crate) enum Phase {
     Prepare,
     /// Data moves, or should.
     Stream,
-    /// Syncs and the commit: the stall clock rests.
+    /// What was written is brought to the disk, and nothing is committed by that: the stall clock rests.
+    Sync,
+    /// Syncs and the commit: the stall clock rests, and whoever wants to leave has to wait.
     Commit,
 }
 
@@ -56,7 +58,7 @@ impl PhaseClock {
         let spent = match self.current {
             Phase::Prepare => &mut self.spent.prepare,
             Phase::Stream => &mut self.spent.stream,
-            Phase::Commit => &mut self.spent.finish,
+            Phase::Sync | Phase::Commit => &mut self.spent.finish,
         };
         *spent += now - self.since;
         (self.current, self.since) = (next, now);
@@ -412,7 +414,11 @@ impl<'a> Run<'a> {
             all_known: counters.all_known.load(Ordering::Relaxed),
             activity: counters.activity.load(Ordering::Relaxed),
             elapsed: self.started.elapsed(),
-            phase: if self.phase.load(Ordering::Acquire) == Phase::Commit as u8 { "commit" } else { self.phase_name },
+            phase: match self.phase.load(Ordering::Acquire) {
+                commit if commit == Phase::Commit as u8 => "commit",
+                sync if sync == Phase::Sync as u8 => "sync",
+                _ => self.phase_name,
+            },
             ..Progress::default()
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::engine::keys::Copies;
 use crate::engine::locks::Held;
-use crate::engine::run::Run;
+use crate::engine::run::{Phase, Run};
 use crate::engine::state::State;
 use crate::engine::vault::{REPLACED, Vault, open_storage};
 use crate::error::{Error, FileOp, Result};
@@ -105,7 +105,8 @@ impl Vault {
         if !self.is_this(&*alone.state.storage)? {
             return Err(Error::Refused { what: REPLACED, path: path.to_owned() });
         }
-        self.dir.rename(&**new).map_err(|error| Error::io(FileOp::Rename, path, error))?;
+        run.enter(Phase::Commit);
+        self.dir.rename(&**new).map_err(|error| Error::io(FileOp::Replace, path, error))?;
         // From here on it is done; a cancel comes too late.
         let synced = self.dir.sync();
         drop(held);
