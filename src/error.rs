@@ -349,6 +349,17 @@ impl Error {
         matches!(self, Self::Damaged { .. } | Self::Io { op: FileOp::Read, .. })
     }
 
+    /// Whether something was done all the same, or may have been: no other cause of a run's end says more.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        matches!(
+            self,
+            Self::CommitUncertain { .. }
+                | Self::ReplaceUncertain { .. }
+                | Self::KeysUncertain { .. }
+                | Self::SpareKeysOld { .. }
+        )
+    }
+
     /// The coarse cause.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -11,7 +11,7 @@ use crate::engine::state::State;
 use crate::engine::vault::Vault;
 use crate::engine::verdict::{Way, judge};
 use crate::error::{Error, FileOp, Result};
-use crate::format::commit::Commit;
+use crate::format::commit::{Commit, TreeRef};
 
 impl Vault {
     /// Writes the vault anew without what the kept snapshots do not need, and puts that in the place of the old file, in one
@@ -29,14 +29,16 @@ impl Vault {
         let (result, run) = Run::conduct("compact", &self.path, &options.pipeline, observer, |run| {
             self.warnings.iter().for_each(|warning| run.note(&self.path, warning.clone()));
             if options.dry_run {
-                return self.plan_compaction(run, &self.reader(false)?, options, &mut done).map(drop);
+                let state = self.reader(false)?;
+                let task = self.plan_compaction(run, &state, options, &mut done)?;
+                return self.rehearse_replacement(run, &*state.storage, task.room());
             }
             let alone = self.alone(run)?;
             let task = self.plan_compaction(run, &alone.state, options, &mut done)?;
             let new = self.make_replacement(&alone, task.room())?;
-            let rewrite = Rewrite::new(run, &self.path, &alone.state, Arc::clone(&new), &self.keys, &task)?;
+            let rewrite = Rewrite::new(run, &self.path, &alone.state, Arc::clone(&new.storage), &self.keys, &task)?;
             done.take(rewrite.write(&alone.header, &task)?);
-            self.replace_by(run, &alone, &new)
+            self.replace_by(run, &alone, new)
         });
         done.finish("compact", result, run)
     }
@@ -124,13 +126,12 @@ pub(crate) fn choose(run: &Run<'_>, state: &State, keep: Option<&Keep>) -> Resul
             None => is_newest && has_trees(&commit),
         };
         if is_behind_kept && let Some(later) = kept.last_mut() {
-            // A commit whose full index covers itself has no deltas that say what it changed.
-            let has_own = later.commit.full.is_none_or(|full| full.generation < later.commit.generation);
-            later.follows = is_kept && has_own;
+            later.follows = is_kept && is_told_by_own_deltas(&later.commit, &commit);
         }
         is_behind_kept = is_kept;
         if is_kept {
-            kept.push(Kept { commit, follows: false });
+            // Where heads are is not asked of the old file.
+            kept.push(Kept { commit: Commit { heads: Vec::new(), ..commit }, follows: false });
         } else {
             dropped.extend(number);
         }
@@ -150,6 +151,24 @@ pub(crate) fn choose(run: &Run<'_>, state: &State, keep: Option<&Keep>) -> Resul
     kept.reverse();
     dropped.reverse();
     Ok(Chosen { kept, dropped })
+}
+
+/// Whether a commit lists the very trees of the one before it, and behind them deltas of its own: then these say what it changed.
+/// By the trees, since generations alone do not tell: a commit that was mended has another than its trees.
+fn is_told_by_own_deltas(later: &Commit, before: &Commit) -> bool {
+    let tree = |commit: &Commit, tree: &TreeRef| (commit.segments[tree.segment as usize].clone(), tree.head);
+    let own = later.deltas.iter().filter(|delta| delta.generation == later.generation).count();
+    let (inherited, _) = later.deltas.split_at(later.deltas.len() - own);
+    let is_inherited = |(left, right): (&TreeRef, &TreeRef)| tree(later, left) == tree(before, right);
+    let same_full = match (&later.full, &before.full) {
+        (None, None) => true,
+        (Some(left), Some(right)) => is_inherited((left, right)),
+        _ => false,
+    };
+    own > 0
+        && same_full
+        && inherited.len() == before.deltas.len()
+        && inherited.iter().zip(&before.deltas).all(is_inherited)
 }
 
 fn has_trees(commit: &Commit) -> bool {

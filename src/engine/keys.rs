@@ -430,7 +430,7 @@ impl Copies {
     }
 
     /// The newest good one.
-    fn base(&self, vault: &Path) -> Result<&Header> {
+    pub(crate) fn base(&self, vault: &Path) -> Result<&Header> {
         let [(at, first), _] = &self.0;
         let why = || first.as_ref().err().cloned().unwrap_or(Malformation::Forged { structure: "header" });
         self.newest().map(|(_, header)| header).ok_or_else(|| bad_copy(vault, *at, why()))

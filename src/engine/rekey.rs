@@ -7,12 +7,13 @@ use crate::crypto::derive::KdfParams;
 use crate::crypto::key::{MasterKey, Password};
 use crate::engine::api::{Keep, KeyOptions};
 use crate::engine::compact::{Chosen, Done, choose};
+use crate::engine::keys::Copies;
 use crate::engine::observe::{Failed, Observer, Report};
 use crate::engine::rewrite::{Rewrite, Task};
 use crate::engine::run::Run;
 use crate::engine::state::{State, VaultKeys};
 use crate::engine::vault::{FIRST_SLOT, Vault, seconds_now};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::header::Header;
 use crate::format::keyslot::{PasswordSlot, Slot, password_slots};
 use crate::format::record::VaultId;
@@ -35,19 +36,24 @@ impl Vault {
         let (result, run) = Run::conduct("rekey", &self.path, &options.pipeline, observer, |run| {
             self.warnings.iter().for_each(|warning| run.note(&self.path, warning.clone()));
             if options.dry_run {
-                self.make_keys(password, options, &self.header)?;
-                return plan(run, &self.reader(false)?, &mut done).map(drop);
+                let state = self.reader(false)?;
+                let copies = Copies::read(&*state.storage, &self.path, &self.keys, false)?;
+                self.make_keys(password, options, copies.base(&self.path)?)?;
+                let task = plan(run, &state, &mut done)?;
+                return self.rehearse_replacement(run, &*state.storage, task.room());
             }
             let alone = self.alone(run)?;
             // Before anything is read: the memory that this takes is given back by then.
             let (keys, header) = self.make_keys(password, options, &alone.header)?;
             let task = plan(run, &alone.state, &mut done)?;
             let new = self.make_replacement(&alone, task.room())?;
-            let rewrite = Rewrite::new(run, &self.path, &alone.state, Arc::clone(&new), &keys, &task)?;
+            let rewrite = Rewrite::new(run, &self.path, &alone.state, Arc::clone(&new.storage), &keys, &task)?;
             done.take(rewrite.write(&header, &task)?);
-            self.replace_by(run, &alone, &new)?;
-            self.name_lost_keys(run, &alone.header);
-            Ok(())
+            let replaced = self.replace_by(run, &alone, new);
+            if matches!(replaced, Ok(()) | Err(Error::ReplaceUncertain { .. })) {
+                self.name_lost_keys(run, &alone.header);
+            }
+            replaced
         });
         done.finish("rekey", result, run)
     }
@@ -56,7 +62,10 @@ impl Vault {
     fn make_keys(&self, password: &Password, options: &KeyOptions, old: &Header) -> Result<(Arc<VaultKeys>, Header)> {
         let opened_by = self.opened_by.load(Ordering::Acquire);
         let slot = password_slots(old.slots()).find(|slot| slot.id() == opened_by);
-        let (costs, label) = slot.map_or((KdfParams::DEFAULT, ""), |slot| (slot.params(), slot.label()));
+        // Who waits for the lock with a password that is taken away meanwhile does not bring it back.
+        let gone =
+            || Error::Refused { what: "this password was changed or removed meanwhile", path: self.path.to_path_buf() };
+        let (costs, label) = slot.map(|slot| (slot.params(), slot.label())).ok_or_else(gone)?;
         let params = KdfParams {
             memory_kib: options.kdf_memory_kib.unwrap_or(costs.memory_kib),
             passes: options.kdf_passes.unwrap_or(costs.passes),

@@ -36,6 +36,8 @@ use crate::engine::segment::{SegmentWriter, write_all_at};
 use crate::engine::state::{State, VaultKeys};
 use crate::engine::verify::{Checked, Records, check_tree};
 use crate::error::{Error, FileOp, Result};
+use crate::format::commit::Commit;
+use crate::format::entry::{Entry, Extent, SegmentIndex};
 use crate::format::header::{EXTENTS_AT, HEADER_A_AT, HEADER_B_AT, Header, ROOT_A_AT, ROOT_B_AT, Root};
 use crate::format::index::SegmentSalt;
 use crate::format::record::Salt;
@@ -178,7 +180,10 @@ impl<'a, 'c> Rewrite<'a, 'c> {
             needed,
             layout,
             new_records: &done.new_records,
-            highest_snapshot: self.from.commit.highest_snapshot,
+            highest_snapshot: kept
+                .iter()
+                .filter_map(|kept| Some(kept.commit.snapshot.as_ref()?.number))
+                .fold(self.from.commit.highest_snapshot, u64::max),
             generation: self.from.root.generation(),
         };
         let (generation, place) = self.write_history(&segment, &moved, kept)?;
@@ -189,7 +194,7 @@ impl<'a, 'c> Rewrite<'a, 'c> {
             write_all_at(&**to, path, &root, at)?;
         }
         segment.trim()?;
-        self.look_over()?;
+        self.look_over(kept)?;
         self.run.check()?;
         // The sync of a large file takes its time; the stall clock rests. Who does not want to wait loses a file without a name.
         self.run.enter(Phase::Sync);
@@ -199,21 +204,28 @@ impl<'a, 'c> Rewrite<'a, 'c> {
         Ok(Written { stages: done.stages, file_size, data_bytes: done.moved_bytes + new_bytes })
     }
 
-    /// Reads the structure of the new file, as `verify` does: the only copy is not replaced by what was never looked at.
-    fn look_over(&self) -> Result<()> {
-        const WRONG: &str = "what was written does not read back as it should, so the old file stays";
+    /// Looks at the new file as `verify` does, and at what it holds beside what the old one holds: the only copy is not replaced by
+    /// what was never looked at.
+    fn look_over(&self, kept: &[Kept]) -> Result<()> {
         let state = State::newest(Arc::clone(&self.to), Arc::clone(self.path), Arc::clone(self.keys), false);
-        state.and_then(|state| self.look_over_state(&state)).map_err(|error| match error {
+        state.and_then(|state| self.look_over_state(&state, kept)).map_err(|error| match error {
             // The old file is not damaged, which is what that would be taken for.
-            Error::Damaged { .. } => Error::Refused { what: WRONG, path: self.path.to_path_buf() },
+            Error::Damaged { .. } => self.is_wrong(),
             error => error,
         })
     }
 
-    fn look_over_state(&self, state: &State) -> Result<()> {
+    fn is_wrong(&self) -> Error {
+        let what = "what was written does not read back as it should, so the old file stays";
+        Error::Refused { what, path: self.path.to_path_buf() }
+    }
+
+    fn look_over_state(&self, state: &State, kept: &[Kept]) -> Result<()> {
         let mut records = Records::default();
         let mut seen = HashSet::new();
         let mut next = Some(state.commit.clone());
+        let mut kept = kept.iter().rev();
+        let mut is_newest = true;
         while let Some(commit) = next {
             self.run.check()?;
             for tree in commit.full.iter().chain(&commit.deltas) {
@@ -223,8 +235,45 @@ impl<'a, 'c> Rewrite<'a, 'c> {
                     check_tree(self.run, &tree, state, &mut Checked::default())?;
                 }
             }
+            // What is told by its own deltas is told as before, item by item.
+            if let Some(old) = kept.next()
+                && (is_newest || !old.follows)
+            {
+                self.compare(&old.commit, state, &commit)?;
+            }
+            is_newest = false;
             next = state.previous(&commit)?;
         }
-        Ok(())
+        if kept.next().is_some() { Err(self.is_wrong()) } else { Ok(()) }
     }
+
+    /// Whether a snapshot holds in the new file what it holds in the old one, but for where that is.
+    fn compare(&self, old: &Commit, new_state: &State, new: &Commit) -> Result<()> {
+        let mut was = self.from.merge(&self.from.trees(old)?)?;
+        let mut is = new_state.merge(&new_state.trees(new)?)?;
+        loop {
+            self.run.check()?;
+            self.run.counters.tick();
+            let [was, is] = [was.next()?, is.next()?].map(|next| next.map(|(_, entry)| without_places(*entry)));
+            if was != is {
+                return Err(self.is_wrong());
+            }
+            if was.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// An entry without what says where its content is: the lengths of its data and of its holes stay.
+fn without_places(mut entry: Entry) -> Entry {
+    for extent in &mut entry.extents {
+        if let Extent::Data { segment, first, count, record_len, offset, .. } = extent {
+            (*segment, *first, *count, *record_len, *offset) = (SegmentIndex(0), 0, 0, 0, 0);
+        }
+    }
+    if let Some(link) = &mut entry.link {
+        link.segment = SegmentIndex(0);
+    }
+    entry
 }

@@ -228,6 +228,8 @@ impl<'a> Run<'a> {
             result
         });
         let result = match result {
+            // What may have been done is said, though a deadline has passed or somebody has pulled the token meanwhile.
+            Err(error) if error.is_uncertain() => Err(error),
             Err(error) => Err(run.stop.take_cause().unwrap_or(error)),
             ok => ok,
         };

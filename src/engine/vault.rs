@@ -189,6 +189,9 @@ impl Vault {
         let path = &*self.path;
         let io = |op| move |error| Error::io(op, path, error);
         let storage = self.dir.create_unlinked().map_err(io(FileOp::Create))?;
+        // At once: where it needs a temporary name, nobody is to take it for what a killed run has left.
+        let held = Held::try_take(path, &storage, Lock::Presence, LockMode::Shared)?;
+        let held = held.ok_or_else(|| Error::Locked(path.to_owned()))?;
         storage.allocate(0, EXTENTS_AT).map_err(io(FileOp::Allocate))?;
         let header = self.header.encode(&self.keys.header);
         write_all_at(&*storage, path, &header[..], HEADER_A_AT)?;
@@ -213,8 +216,6 @@ impl Vault {
         write_all_at(&*storage, path, &root, ROOT_B_AT)?;
         segment.trim()?;
         storage.sync().map_err(io(FileOp::Sync))?;
-        let held = Held::try_take(path, &storage, Lock::Presence, LockMode::Shared)?;
-        let held = held.ok_or_else(|| Error::Locked(path.to_owned()))?;
         match self.dir.link(&*storage) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),

@@ -1,13 +1,14 @@
 //! `compact` keeps what is chosen exactly as it was and gives the rest of the space back; the path leads to the old file or to
 //! the new one at any time, and whoever reads goes on. What happens when it is cut short is in `rewriting.rs`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flint_pipe::{
-    AddOptions, CompactOptions, CreateOptions, Error, ErrorKind, Failed, Keep, ListOptions, RemoveOptions, Report,
-    Vault,
+    AddOptions, CompactOptions, CreateOptions, Error, ErrorKind, Failed, Keep, KeyOptions, ListOptions, RecoverOptions,
+    RemoveOptions, Report, Vault,
 };
 
 use crate::support::disk::{Dice, Disk};
@@ -322,6 +323,51 @@ fn a_vault_of_which_something_is_damaged_that_is_needed_is_left_alone() {
     });
 }
 
+/// Where a vault's commit records are, the oldest first.
+fn commit_records(bytes: &[u8]) -> Vec<usize> {
+    let is_commit = |at: &usize| bytes[*at..].starts_with(b"FLRC") && bytes[at + 5] == 7;
+    (64 << 10..bytes.len() - 64).step_by(64).filter(is_commit).collect()
+}
+
+#[test]
+fn a_vault_that_was_mended_loses_nothing_when_it_is_written_anew() {
+    within(120, || {
+        for damaged in [1, 3, 6] {
+            let disk = Disk::new();
+            let vault = vault_in(disk.dir());
+            history(&vault, 8, 11);
+            let record = commit_records(&disk.bytes().unwrap())[damaged];
+            disk.flip(record + 100, 1);
+            let mut mend = RecoverOptions::default();
+            mend.in_place = true;
+            vault.recover(&mend, &()).unwrap();
+            let tree = Tree::new();
+            tree.file("later", "on top of what was mended");
+            add(&vault, tree.root(), &["later"]);
+            let mut numbers = snapshot_numbers(&vault).unwrap();
+            numbers.sort_unstable();
+            let held: BTreeMap<u64, String> = numbers.iter().map(|&number| (number, seen(&vault, number))).collect();
+            assert!(held.values().collect::<BTreeSet<_>>().len() > 5, "they differ");
+            let mended = disk.bytes();
+            let last = numbers[numbers.len() - 4..].to_vec();
+            for keep in [Keep::all(), Keep::last(4), Keep::last(1), Keep::snapshots([numbers[1], numbers[4]])] {
+                disk.start_with(mended.clone());
+                let report = compacted(&vault, keep.clone());
+                for number in report.compaction.unwrap().kept {
+                    assert_eq!(seen(&vault, number), held[&number], "commit {damaged}, {keep:?}: snapshot {number}");
+                }
+                assert_sound(&vault);
+            }
+            disk.start_with(mended);
+            vault.rekey(&password(), &KeyOptions::default(), &()).unwrap();
+            let vault = Vault::open_in("memory.flint", disk.dir(), &password(), None).unwrap();
+            for number in last {
+                assert_eq!(seen(&vault, number), held[&number], "commit {damaged}, rekey: snapshot {number}");
+            }
+        }
+    });
+}
+
 #[test]
 fn a_bad_spare_copy_is_told_of_and_good_afterwards() {
     within(60, || {
@@ -404,7 +450,7 @@ fn what_a_killed_run_has_left_beside_the_vault_is_removed_by_the_next() {
         let path = place.path("v.flint");
         let vault = vault_at(&path);
         add(&vault, tree.root(), &["a"]);
-        let first = place.file(".v.flint.0123abcd.tmp", "half a vault");
+        let first = place.file(".v.flint.0123abcd.tmp", [0; 100]);
         // Not ours: other names, and what somebody is at work on.
         let others =
             [".v.flint.0123abcg.tmp", ".v.flint.0123abcd.bak", ".w.flint.0123abcd.tmp", "v.flint.0123abcd.tmp"];
@@ -412,10 +458,14 @@ fn what_a_killed_run_has_left_beside_the_vault_is_removed_by_the_next() {
         let report = compacted(&vault, Keep::all());
         assert!(report.notes.iter().any(|note| note.contains("temporary file")), "{:?}", report.notes);
         assert!(!first.exists());
-        let second = place.file(".v.flint.76543210.tmp", "half a vault");
+        let second = place.file(".v.flint.76543210.tmp", b"\x89FLINT\r\n and the rest");
         add(&vault, tree.root(), &["a"]);
         assert!(!second.exists(), "an add does so as well");
         assert!(others.iter().all(|name| place.path(name).exists()));
+        // A second name of the vault itself, from a link that was to be a rename.
+        std::fs::hard_link(&path, place.path(".v.flint.0123abcd.tmp")).unwrap();
+        compacted(&vault, Keep::last(1));
+        assert!(!place.path(".v.flint.0123abcd.tmp").exists());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     });
 }

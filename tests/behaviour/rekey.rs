@@ -105,6 +105,25 @@ fn one_password_is_left_and_the_others_are_named() {
 }
 
 #[test]
+fn a_password_that_is_taken_away_meanwhile_does_not_come_back() {
+    within(60, || {
+        let (disk, tree) = (Disk::new(), tree());
+        let vault = vault_in(disk.dir());
+        add(&vault, tree.root(), &["s"]);
+        let other = Vault::open_in("memory.flint", disk.dir(), &password(), None).unwrap();
+        other.change_password(&Password::new("new"), &options(), &()).unwrap();
+        let before = disk.bytes();
+        let mut dry = options();
+        dry.dry_run = true;
+        for options in [options(), dry] {
+            let failed = vault.rekey(&password(), &options, &()).unwrap_err();
+            assert_eq!(failed.error.kind(), ErrorKind::Refused, "{failed}");
+            assert!(disk.bytes() == before);
+        }
+    });
+}
+
+#[test]
 fn a_dry_run_writes_nothing() {
     within(60, || {
         let (disk, tree) = (Disk::new(), tree());

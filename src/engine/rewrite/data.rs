@@ -50,6 +50,7 @@ struct Arrivals<'r, 'c> {
     run: &'r Run<'c>,
     vault: &'r Path,
     bytes: &'r AtomicU64,
+    count: &'r AtomicU64,
 }
 
 impl Outlet<RecordInHand<Destination>> for Arrivals<'_, '_> {
@@ -59,6 +60,7 @@ impl Outlet<RecordInHand<Destination>> for Arrivals<'_, '_> {
             self.run.stop.fail(lost_record(self.vault, &job.place, why));
             return Err(Gone);
         }
+        self.count.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(u64::from(job.place.sealed_len), Ordering::Relaxed);
         self.run.counters.bytes_done.fetch_add(u64::from(job.place.sealed_len), Ordering::Relaxed);
         Ok(())
@@ -83,6 +85,12 @@ impl Outlet<Written> for NewRecords<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// The error for a file that has not got all that it was to get: whoever did not bring it should have ended the run.
+fn not_all_written(path: &Path) -> Error {
+    let why = std::io::Error::other("not all of its records could be written");
+    Error::io(FileOp::Write, path, why)
 }
 
 /// Hands out jobs under permits: the one thread that starts each chunk's way.
@@ -155,7 +163,6 @@ impl Rewrite<'_, '_> {
         let is_gathered = self.to.preferred_write_len().is_some();
         let assembly = Assembly::new(&out, EXTENTS_AT, layout.end, plan.permit() / 2);
         let sink: &dyn PlacedSink = if is_gathered { &assembly } else { &out };
-        let sealings: Vec<Option<Arc<Sealing>>> = self.write_heads(sink, needed, layout)?;
         let began = Instant::now();
         let budget = Budget::new(plan.budget);
         run.buffers_of(&budget);
@@ -165,8 +172,11 @@ impl Rewrite<'_, '_> {
         let make_decrypt = || Ok(Decrypt::new());
         let make_encrypt = || Ok(SealAnew);
         let make_write = || Ok(PutRecord::new(sink));
-        let arrivals = Arrivals { run, vault: path, bytes: &bytes };
-        let jobs = layout.segments.iter().zip(&sealings).flat_map(|(moved, sealing)| {
+        let arrived = AtomicU64::new(0);
+        let arrivals = Arrivals { run, vault: path, bytes: &bytes, count: &arrived };
+        // In the order of the file, heads and all: of what is behind the records under way, no block is open.
+        let jobs = layout.segments.iter().flat_map(|moved| {
+            let sealing = self.begin_segment(sink, needed, moved);
             let salt = &needed.segments.salts()[moved.segment as usize];
             let keys = self.from.reader.segment_keys(salt);
             let segment = Salt(salt.salt).segment_id();
@@ -213,33 +223,26 @@ impl Rewrite<'_, '_> {
         });
         let wall = began.elapsed();
         run.check()?;
-        if !assembly.is_complete() {
-            // Whoever did not bring its bytes should have ended the run.
-            let why = std::io::Error::other("not all of its records could be written");
-            return Err(Error::io(FileOp::Write, path, why));
+        let wanted = (0..needed.records.len()).filter(|&at| layout.place(needed, at).is_some()).count() as u64;
+        if arrived.into_inner() != wanted || !assembly.is_complete() {
+            return Err(not_all_written(path));
         }
         done.stages = stages.into_iter().map(|(name, workers)| stage_report(name, workers, wall)).collect();
         done.moved_bytes = bytes.into_inner();
         Ok(())
     }
 
-    /// Writes the headers of the segments that records are moved to; answers what those records are to be sealed with.
-    fn write_heads(
-        &self,
-        sink: &dyn PlacedSink,
-        needed: &Needed,
-        layout: &Layout,
-    ) -> Result<Vec<Option<Arc<Sealing>>>> {
-        let one = |moved: &MovedSegment| {
-            let salt = Salt(self.new_salt(&needed.segments, moved.segment).salt);
-            let head = SegmentHeader::new(self.keys.vault_id, salt, 0).encode();
-            sink.put(&head, moved.head)?;
-            Ok(self.reseals().then(|| {
-                let keys = segment_keys(&self.keys.master, &salt.0, &self.keys.vault_id.0);
-                Arc::new(Sealing { segment: salt.segment_id(), keys })
-            }))
-        };
-        layout.segments.iter().map(one).collect()
+    /// Writes the header of a segment that records are moved to; answers what those are to be sealed with, if they are.
+    fn begin_segment(&self, sink: &dyn PlacedSink, needed: &Needed, moved: &MovedSegment) -> Option<Arc<Sealing>> {
+        let salt = Salt(self.new_salt(&needed.segments, moved.segment).salt);
+        let head = SegmentHeader::new(self.keys.vault_id, salt, 0).encode();
+        if let Err(error) = sink.put(&head, moved.head) {
+            self.run.stop.fail(error);
+        }
+        self.reseals().then(|| {
+            let keys = segment_keys(&self.keys.master, &salt.0, &self.keys.vault_id.0);
+            Arc::new(Sealing { segment: salt.segment_id(), keys })
+        })
     }
 
     /// Makes new records of pieces of old ones.
@@ -297,7 +300,7 @@ impl Rewrite<'_, '_> {
         done.new_records = places.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.new_records.sort_unstable_by_key(|place| place.number);
         if done.new_records.len() != layout.batches.len() {
-            return Err(Error::Interrupted);
+            return Err(not_all_written(path));
         }
         Ok(())
     }

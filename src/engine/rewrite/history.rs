@@ -84,7 +84,14 @@ impl Rewrite<'_, '_> {
             commit.snapshot.clone_from(&kept.commit.snapshot);
             let tree = |(head, stored_bytes), generation| TreeRef { segment: 0, head, generation, stored_bytes };
             match before {
-                None => commit.full = Some(tree(self.write_whole(segment, moved, kept)?, generation)),
+                None => {
+                    let whole = tree(self.write_whole(segment, moved, kept)?, generation);
+                    // Where there was no full index yet, there is none now: a quarter of the first snapshot's would soon be reached.
+                    match kept.commit.full {
+                        Some(_) => commit.full = Some(whole),
+                        None => commit.deltas.push(whole),
+                    }
+                }
                 Some(before) => {
                     if is_due(&commit) {
                         commit.full = Some(tree(self.write_whole(segment, moved, before)?, generation - 1));
@@ -105,7 +112,7 @@ impl Rewrite<'_, '_> {
         Ok((generation, place))
     }
 
-    /// Everything that a snapshot holds, as a full index.
+    /// Everything that a snapshot holds.
     fn write_whole(&self, segment: &SegmentWriter, moved: &Moved<'_>, kept: &Kept) -> Result<(BlockRef, u64)> {
         let mut tables = TreeTables::new(moved);
         let mut entries = Entries::of(self, moved, kept)?;

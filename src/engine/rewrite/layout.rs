@@ -17,12 +17,17 @@ pub(crate) enum Repacking {
     BelowHalf,
 }
 
+/// A new record is made of old ones of at most so many times its length: whoever makes it is not seen for so long.
+const SOURCES_PER_BATCH: u64 = 16;
+
 /// A new record out of pieces of old ones.
 pub(crate) struct Batch {
     /// Positions of the old records.
     pub(crate) sources: Vec<usize>,
     /// Its length before it is packed.
     pub(crate) plain_len: u32,
+    /// Plain bytes of the old records.
+    source_len: u64,
 }
 
 /// Where a piece of a record is that was taken apart.
@@ -96,13 +101,18 @@ impl Layout {
     /// Puts what is needed of a record into the last batch, or into a new one.
     fn take_apart(&mut self, needed: &Needed, position: usize, batch_len: u32) {
         let record = &needed.records[position];
-        let has_room = |batch: &Batch| batch_len.checked_sub(batch.plain_len).is_some_and(|left| left >= record.alive);
+        let most = u64::from(batch_len) * SOURCES_PER_BATCH;
+        let has_room = |batch: &Batch| {
+            let left = batch_len.checked_sub(batch.plain_len);
+            left.is_some_and(|left| left >= record.alive) && batch.source_len < most
+        };
         if !self.batches.last().is_some_and(has_room) {
-            self.batches.push(Batch { sources: Vec::new(), plain_len: 0 });
+            self.batches.push(Batch { sources: Vec::new(), plain_len: 0, source_len: 0 });
         }
         let number = u32::try_from(self.batches.len() - 1).expect("fewer than there are records");
         let batch = self.batches.last_mut().expect("there is one by now");
         batch.sources.push(position);
+        batch.source_len += u64::from(record.place.plain_len);
         for at in record.pieces.clone() {
             self.new_places[at] = NewPlace { batch: number, at: batch.plain_len };
             batch.plain_len += needed.pieces[at].len;

@@ -3,7 +3,8 @@
 //! A snapshot whose predecessor is kept too is looked at by what it changed alone: the deltas of its own commit. So keeping a
 //! thousand snapshots costs about what they changed, and not a thousand times all entries.
 //!
-//! Memory: about 100 bytes for each record, and 20 for each piece of a shared record, which is a small file's content.
+//! Memory: about 100 bytes for each record, and 20 for each piece of a shared record, which is a small file's content; two or three
+//! times that while pieces are brought together, and as much again while the new file is looked over.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -22,7 +23,8 @@ use crate::format::tree::{Tree, TreeCursor};
 /// A commit that is kept.
 pub(crate) struct Kept {
     pub(crate) commit: Commit,
-    /// The commit right before it is the one that is kept before it: what it changed is in its own deltas.
+    /// The commit right before it is the one that is kept before it, and it has all trees of that one: what it changed is in its
+    /// own deltas.
     pub(crate) follows: bool,
 }
 

@@ -1,10 +1,11 @@
 //! How does a new file take the place of a vault? Alone, with all that the old one was, and in one step.
 //!
 //! 1. PRESENCE of the old file, exclusive; is the path still this file? Only then its state is read.
-//! 2. Has the file one name alone? Is there room beside it? May a new file have its owner, mode and attributes?
-//! 3. The new file is written and synced, without a name.
-//! 4. PRESENCE of the new file, exclusive: whoever opens it under its name waits until the name is durable.
-//! 5. Is the path still the old file? Rename; sync of the directory. Only then both locks are given back.
+//! 2. Has the file one name alone? Is there room beside it? May the directory be synced?
+//! 3. The new file, without a name. PRESENCE of it, exclusive: whoever opens it under its name waits until the name is durable.
+//!    May it have the owner, mode and attributes of the old one?
+//! 4. It is written and synced.
+//! 5. Is the path still the old file, and that its only name? Rename; sync of the directory. Only then both locks are given back.
 //!
 //! Who waited for PRESENCE of the old file finds that the path is another one, and opens that.
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use crate::engine::keys::Copies;
 use crate::engine::locks::Held;
-use crate::engine::run::{Phase, Run};
+use crate::engine::run::{Phase, Run, describe};
 use crate::engine::state::State;
 use crate::engine::vault::{REPLACED, Vault, open_storage};
 use crate::error::{Error, FileOp, Result};
@@ -27,6 +28,13 @@ pub(crate) struct Alone {
     pub(crate) header: Header,
     /// Given back when dropped.
     _presence: Held,
+}
+
+/// A file that is to replace a vault. It has no name yet; PRESENCE is held on it, so that nobody takes it for a leftover where it
+/// needs a temporary one, and whoever opens it under its final name waits until that is durable.
+pub(crate) struct Replacement {
+    pub(crate) storage: Arc<dyn Storage>,
+    held: Held,
 }
 
 /// Why a vault with several names is not written anew.
@@ -47,6 +55,7 @@ impl Vault {
                 continue;
             }
             self.remove_leftovers(run);
+            self.check_names(&*storage)?;
             let state = self.state(Arc::clone(&storage), false)?;
             let copies = Copies::read(&*storage, &self.path, &self.keys, false)?;
             let header = copies.readable_base(&self.path)?.clone();
@@ -75,21 +84,48 @@ impl Vault {
     /// Makes the file that is to replace the vault, if it may.
     ///
     /// - `bytes`: about what it will take.
-    pub(crate) fn make_replacement(&self, alone: &Alone, bytes: u64) -> Result<Arc<dyn Storage>> {
+    pub(crate) fn make_replacement(&self, alone: &Alone, bytes: u64) -> Result<Replacement> {
         let (path, old) = (&*self.path, &*alone.state.storage);
         let io = |op| move |error| Error::io(op, path, error);
-        if self.dir.link_count(old).map_err(io(FileOp::Stat))? > 1 {
-            return Err(Error::Refused { what: SEVERAL_NAMES, path: path.to_owned() });
+        self.check_names(old)?;
+        self.check_room(bytes)?;
+        // Who may not sync the directory is told before anything is done.
+        self.dir.sync().map_err(io(FileOp::Sync))?;
+        let new = self.dir.create_unlinked().map_err(io(FileOp::Create))?;
+        let held = Held::try_take(path, &new, Lock::Presence, LockMode::Exclusive)?;
+        let held = held.ok_or_else(|| Error::Locked(path.to_owned()))?;
+        self.dir.copy_attributes(old, &*new).map_err(io(FileOp::Replace))?;
+        Ok(Replacement { storage: new, held })
+    }
+
+    /// What of that can be said without doing anything.
+    pub(crate) fn rehearse_replacement(&self, run: &Run<'_>, old: &dyn Storage, bytes: u64) -> Result<()> {
+        self.check_names(old)?;
+        if let Err(error) = self.check_room(bytes) {
+            let (_, why) = describe(&error);
+            run.note(&self.path, why);
         }
+        Ok(())
+    }
+
+    /// Refuses a file of which the new one could not take all names.
+    fn check_names(&self, old: &dyn Storage) -> Result<()> {
+        let count = self.dir.link_count(old).map_err(|error| Error::io(FileOp::Stat, &self.path, error))?;
+        if count > 1 {
+            return Err(Error::Refused { what: SEVERAL_NAMES, path: self.path.to_path_buf() });
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, bytes: u64) -> Result<()> {
         // Where nobody can say, the file system itself will.
         let free = self.dir.free_space().ok().flatten().unwrap_or(u64::MAX);
-        if bytes > free {
-            let words = format!("{} are needed beside it, and {} are free", format_size(bytes), format_size(free));
-            return Err(Error::io(FileOp::Replace, path, std::io::Error::new(std::io::ErrorKind::StorageFull, words)));
+        if bytes <= free {
+            return Ok(());
         }
-        let new = self.dir.create_unlinked().map_err(io(FileOp::Create))?;
-        self.dir.copy_attributes(old, &*new).map_err(io(FileOp::Replace))?;
-        Ok(new)
+        let words = format!("{} are needed beside it, and {} are free", format_size(bytes), format_size(free));
+        let full = std::io::Error::new(std::io::ErrorKind::StorageFull, words);
+        Err(Error::io(FileOp::Replace, &self.path, full))
     }
 
     /// Gives the vault's name to a file that is written and synced.
@@ -97,19 +133,29 @@ impl Vault {
     /// # Errors
     /// [`Error::ReplaceUncertain`] if the new file has the name and the directory could not be synced; with any other the old
     /// file has it.
-    pub(crate) fn replace_by(&self, run: &Run<'_>, alone: &Alone, new: &Arc<dyn Storage>) -> Result<()> {
+    pub(crate) fn replace_by(&self, run: &Run<'_>, alone: &Alone, new: Replacement) -> Result<()> {
         let path = &*self.path;
-        let held = Held::try_take(path, new, Lock::Presence, LockMode::Exclusive)?;
-        let held = held.ok_or_else(|| Error::Locked(path.to_owned()))?;
-        run.check()?;
-        if !self.is_this(&*alone.state.storage)? {
+        let Replacement { storage, held } = new;
+        let old = &*alone.state.storage;
+        // Once more: much may have happened while it was written.
+        self.check_names(old)?;
+        self.dir.copy_attributes(old, &*storage).map_err(|error| Error::io(FileOp::Replace, path, error))?;
+        if !self.is_this(old)? {
             return Err(Error::Refused { what: REPLACED, path: path.to_owned() });
         }
+        run.check()?;
         run.enter(Phase::Commit);
-        self.dir.rename(&**new).map_err(|error| Error::io(FileOp::Replace, path, error))?;
+        let uncertain = |source| Error::ReplaceUncertain { vault: path.to_owned(), source };
+        if let Err(error) = self.dir.rename(&*storage) {
+            // Over a network what was refused may have been done.
+            return Err(match self.dir.is_same_file(&*storage) {
+                Ok(false) => Error::io(FileOp::Replace, path, error),
+                _ => uncertain(error),
+            });
+        }
         // From here on it is done; a cancel comes too late.
         let synced = self.dir.sync();
         drop(held);
-        synced.map_err(|source| Error::ReplaceUncertain { vault: path.to_owned(), source })
+        synced.map_err(uncertain)
     }
 }

@@ -5,13 +5,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{FileStorage, Lock, LockMode, Storage, VaultDir};
+use super::{FileStorage, Lock, LockMode, Storage, VaultDir, retry_interrupted};
 use crate::primitives::fs::{self, FsKind, StatKind};
 use crate::primitives::xattr;
 
@@ -27,6 +28,9 @@ const NAME_MAX: usize = 255;
 /// What a temporary name ends with, and how long all of it is that is not the vault's own name.
 const TEMPORARY_END: &str = ".tmp";
 const TEMPORARY_FRAME_LEN: usize = 1 + 1 + 8 + TEMPORARY_END.len();
+
+/// What a vault begins with, see docs/FORMAT.md; before that is written, zeros.
+const VAULT_MAGIC: [u8; 8] = [0x89, b'F', b'L', b'I', b'N', b'T', 0x0d, 0x0a];
 
 /// Extended attributes that say something of the very bytes of a file: another file has its own.
 const OF_THE_BYTES: [&[u8]; 2] = [b"security.ima", b"security.evm"];
@@ -169,13 +173,19 @@ impl FsVaultDir {
         random.is_some_and(|random| random.len() == 8 && random.iter().all(u8::is_ascii_hexdigit))
     }
 
-    /// Removes what has this name, if it is a file that nobody is at work on.
+    /// Removes what has this name, if it is a vault, or the beginning of one, that nobody is at work on.
     fn remove_leftover(&self, name: &OsStr) -> io::Result<bool> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(retry_on_intr(|| rustix::fs::openat(&*self.dir, name, flags, Mode::empty()))?);
-        ensure_regular(fs::fstat(&file)?.kind)?;
-        let storage = FileStorage::new(file);
-        if !storage.try_lock(Lock::Presence, LockMode::Exclusive)? {
+        let found = fs::fstat(&file)?;
+        ensure_regular(found.kind)?;
+        // A second name of the vault itself, from a link that was to be a rename. Its lock is held, by us.
+        let is_vault =
+            fs::stat_at(&*self.dir, &self.name).is_ok_and(|vault| (vault.dev, vault.ino) == (found.dev, found.ino));
+        let mut beginning = [0; 8];
+        let len = retry_interrupted(|| file.read_at(&mut beginning, 0))?;
+        let is_ours = beginning[..len].iter().all(|&byte| byte == 0) || beginning == VAULT_MAGIC;
+        if !is_ours || !(is_vault || FileStorage::new(file).try_lock(Lock::Presence, LockMode::Exclusive)?) {
             return Ok(false);
         }
         rustix::fs::unlinkat(&*self.dir, name, AtFlags::empty())?;
@@ -251,11 +261,15 @@ fn copy_xattrs(from: &File, to: &File) -> io::Result<()> {
         if OF_THE_BYTES.contains(&&**name) {
             continue;
         }
-        retry_on_intr(|| rustix::fs::fsetxattr(to, &**name, value, XattrFlags::empty())).map_err(|error| {
-            let name = String::from_utf8_lossy(name);
-            let error = io::Error::from(error);
-            io::Error::new(error.kind(), format!("a new file cannot be given its attribute {name}: {error}"))
-        })?;
+        match retry_on_intr(|| rustix::fs::fsetxattr(to, &**name, value, XattrFlags::empty())) {
+            // A label is the system's to give, and it has given the new file one.
+            Err(_) if name.starts_with(b"security.") => {}
+            result => result.map_err(|error| {
+                let name = String::from_utf8_lossy(name);
+                let error = io::Error::from(error);
+                io::Error::new(error.kind(), format!("a new file cannot be given its attribute {name}: {error}"))
+            })?,
+        }
     }
     Ok(())
 }
@@ -295,6 +309,10 @@ impl VaultDir for FsVaultDir {
         match linked {
             // Over a network a repeated request finds what the first one did.
             Err(Errno::EXIST) if self.is_same_file(storage)? => {}
+            // Its temporary name was taken for a leftover by who has won the race for the final one.
+            Err(Errno::NOENT) if fs::stat_at(&*self.dir, &self.name).is_ok() => {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
             result => result?,
         }
         if let Some(named) = temporary.take() {
@@ -312,7 +330,11 @@ impl VaultDir for FsVaultDir {
             *temporary = Some(named);
         }
         if let Some(named) = &*temporary {
-            rustix::fs::renameat(&*self.dir, &*named.name, &*self.dir, &*self.name)?;
+            match rustix::fs::renameat(&*self.dir, &*named.name, &*self.dir, &*self.name) {
+                // Over a network a repeated request finds what the first one did.
+                Err(_) if self.is_same_file(storage)? => {}
+                result => result?,
+            }
         }
         if let Some(named) = temporary.take() {
             named.forget();
@@ -374,7 +396,8 @@ impl VaultDir for FsVaultDir {
         let mut removed = 0;
         for number in 0..names.len() {
             let Some((name, _)) = names.get(number).filter(|(name, _)| self.is_temporary(name)) else { continue };
-            removed += u64::from(self.remove_leftover(OsStr::from_bytes(name))?);
+            // What cannot be removed is another user's, or gone by now; it is no reason to leave the others.
+            removed += u64::from(self.remove_leftover(OsStr::from_bytes(name)).unwrap_or(false));
         }
         listed.map(|()| removed)
     }
