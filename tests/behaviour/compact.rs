@@ -15,7 +15,7 @@ use crate::support::disk::{Dice, Disk};
 use crate::support::tree::{Tree, noise, set_mode, set_xattr, text};
 use crate::support::{
     add, add_with, assert_sound, cheap, contents, empty_vault_on, entries, extract, password, simple, snapshot_numbers,
-    vault_at, vault_in, within,
+    vault_at, vault_in, within, workers,
 };
 
 pub(crate) fn compact(vault: &Vault, keep: Keep) -> Result<Report, Failed> {
@@ -254,6 +254,25 @@ fn what_is_kept_has_to_be_said_where_there_is_a_choice() {
         assert!(matches!(failed.error, Error::NoSnapshot { number: 7, newest: Some(2), .. }), "{failed}");
         assert!(disk.bytes() == before);
         assert_eq!(snapshot_numbers(&vault).unwrap(), [2, 1]);
+    });
+}
+
+#[test]
+fn many_segments_take_no_more_memory_than_few() {
+    within(60, || {
+        let (disk, tree) = (Disk::new(), Tree::new());
+        let vault = vault_in(disk.dir());
+        for number in 0..40 {
+            tree.file("f", noise(number, 180_000));
+            add(&vault, tree.root(), &["f"]);
+        }
+        let mut options = CompactOptions::default();
+        options.keep = Some(Keep::all());
+        options.pipeline.workers = workers(1);
+        // With so few workers six records are under way at most; that the blocks of the new file are as few is asserted in there.
+        let report = vault.compact(&options, &()).unwrap();
+        assert_eq!(report.compaction.unwrap().moved_records, 40);
+        assert_sound(&vault);
     });
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Assembly<'w> {
     block_len: u64,
     from: u64,
     end: u64,
+    /// More blocks than this are never open at once.
+    most_open: u64,
     open: Mutex<HashMap<u64, Arc<Mutex<Block>>>>,
 }
 
@@ -45,11 +47,14 @@ struct Block {
 impl<'w> Assembly<'w> {
     /// - `from`, `end`: the range; `from` is a multiple of 4 KiB.
     /// - `buffer_len`: the length of the buffer that each record under way has beside its own.
-    pub(super) fn new(out: &'w WriteBehind, from: u64, end: u64, buffer_len: u64) -> Self {
+    /// - `under_way`: the most records that are under way at once.
+    pub(super) fn new(out: &'w WriteBehind, from: u64, end: u64, buffer_len: u64, under_way: u64) -> Self {
         let half = usize::try_from(buffer_len / 2).unwrap_or(usize::MAX).min(DIRECT_LEN);
         let block_len = (half - half % DIRECT_BLOCK).max(DIRECT_BLOCK);
         let pool = BufferPool::new(block_len);
-        Self { out, pool, block_len: block_len as u64, from, end, open: Mutex::default() }
+        // A record and its frame reach into three blocks at most; beside those there is the one that the next will go on in.
+        let most_open = 3 * under_way + 1;
+        Self { out, pool, block_len: block_len as u64, from, end, most_open, open: Mutex::default() }
     }
 
     /// What of a block lies within the range: its beginning and its end in the file.
@@ -61,11 +66,17 @@ impl<'w> Assembly<'w> {
     /// An open block, which is opened if it is not.
     fn block(&self, number: u64) -> Result<Arc<Mutex<Block>>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open_before = open.len();
         Ok(match open.entry(number) {
             Entry::Occupied(block) => Arc::clone(block.get()),
             Entry::Vacant(place) => {
                 let buf = self.pool.take().map_err(|error| Error::io(FileOp::Allocate, "a buffer", error))?;
                 let (from, end) = self.bounds(number);
+                let is_bounded = (open_before as u64) < self.most_open;
+                debug_assert!(
+                    is_bounded,
+                    "{open_before} blocks are open, of which records under way account for fewer"
+                );
                 Arc::clone(place.insert(Arc::new(Mutex::new(Block { buf, missing: end - from }))))
             }
         })
@@ -150,7 +161,7 @@ mod tests {
                 file.set_len(end).unwrap();
                 file.write_all_at(&vec![0xff; usize::try_from(end).unwrap()], 0).unwrap();
                 let out = WriteBehind::new(Arc::new(FileStorage::new(file.try_clone().unwrap())), Path::new("v"));
-                let assembly = Assembly::new(&out, 4096, end, 16 << 10);
+                let assembly = Assembly::new(&out, 4096, end, 16 << 10, 100);
                 let mut order = places.clone();
                 order.rotate_left(turn);
                 if is_backwards {
@@ -181,7 +192,7 @@ mod tests {
         let padded = align_up(len, RECORD_ALIGNMENT).unwrap();
         let count = 4000_u64;
         let out = WriteBehind::new(Arc::new(FileStorage::new(file.try_clone().unwrap())), Path::new("v"));
-        let assembly = Assembly::new(&out, 0, count * padded, 64 << 10);
+        let assembly = Assembly::new(&out, 0, count * padded, 64 << 10, 100);
         std::thread::scope(|scope| {
             for worker in 0..4 {
                 let assembly = &assembly;

@@ -161,7 +161,7 @@ impl Rewrite<'_, '_> {
         let out = WriteBehind::new(Arc::clone(&self.to), path);
         // Where the storage does not care for whole blocks, to gather them is not worth a copy.
         let is_gathered = self.to.preferred_write_len().is_some();
-        let assembly = Assembly::new(&out, EXTENTS_AT, layout.end, plan.permit() / 2);
+        let assembly = Assembly::new(&out, EXTENTS_AT, layout.end, plan.permit() / 2, plan.budget / plan.permit());
         let sink: &dyn PlacedSink = if is_gathered { &assembly } else { &out };
         let began = Instant::now();
         let budget = Budget::new(plan.budget);
