@@ -19,6 +19,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum FileOp {
     Open,
     Create,
+    CreateBeside,
     Read,
     Write,
     Sync,
@@ -50,6 +51,7 @@ impl std::fmt::Display for FileOp {
         f.write_str(match self {
             Self::Open => "open",
             Self::Create => "create",
+            Self::CreateBeside => "create a new file beside",
             Self::Read => "read",
             Self::Write => "write",
             Self::Sync => "sync",

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use flint_pipe::{EntryError, EntryErrorKind, Error, Report};
+use flint_pipe::{EntryError, EntryErrorKind, Error, FileOp, Report};
 
 use crate::cli::{escape, nearest};
 
@@ -71,6 +71,12 @@ fn remedy(error: &Error, vault: &str, password_from: Option<&str>) -> Option<Str
         Error::NoSnapshot { newest: None, .. } => Some(format!("{vault} has no snapshot yet")),
         Error::NoSnapshot { newest: Some(newest), .. } => {
             Some(format!("the newest is {newest}; flint-pipe list -v {vault} --snapshots names them"))
+        }
+        Error::Io { op: FileOp::CreateBeside, .. } => {
+            Some("a new file is written in the same directory, and then takes the place of the old one".to_owned())
+        }
+        Error::Io { op: FileOp::Replace, source, .. } if source.kind() == ErrorKind::ResourceBusy => {
+            Some("it is a mount point: run it on the file that is mounted there".to_owned())
         }
         Error::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => Some(NOT_PERMITTED.to_owned()),
         Error::NoEntry { nearest: Some(nearest), .. } => Some(format!("there is {}", escape::text(nearest))),

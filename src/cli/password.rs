@@ -116,6 +116,12 @@ impl Origin {
     /// [`Error::Refused`] for an empty password; [`Error::Io`] for a file or command that does
     /// not give one.
     pub(crate) fn fetch(self, vault: &Path, is_new: bool) -> Result<Password, Error> {
+        let place = match &self {
+            Self::File(_, path) if path != Path::new("-") => path.clone(),
+            Self::Prompt => vault.to_owned(),
+            Self::File(name, _) | Self::Command(name, _) => PathBuf::from(name),
+            Self::Environment(_) => PathBuf::from("FLINT_PASSWORD"),
+        };
         let password = match self {
             Self::File(_, path) => first_line_of_file(&path)?,
             Self::Command(name, command) => first_line_of_command(name, &command)?,
@@ -123,7 +129,7 @@ impl Origin {
             Self::Prompt => ask(vault, is_new)?,
         };
         if password.is_empty() {
-            return Err(Error::Refused { what: "an empty password is refused", path: vault.to_owned() });
+            return Err(Error::Refused { what: "an empty password is refused", path: place });
         }
         Ok(password)
     }
@@ -351,13 +357,13 @@ mod tests {
     #[test]
     fn an_empty_password_is_refused_wherever_it_comes_from() {
         let vault = Path::new("a.flint");
-        for origin in [
-            Origin::Environment(OsString::new()),
-            Origin::Command("--password-command", "echo".into()),
-            Origin::File("--password-file", "/dev/null".into()),
+        for (origin, place) in [
+            (Origin::Environment(OsString::new()), "FLINT_PASSWORD"),
+            (Origin::Command("--password-command", "echo".into()), "--password-command"),
+            (Origin::File("--new-password-file", "/dev/null".into()), "/dev/null"),
         ] {
             let error = origin.clone().fetch(vault, false).expect_err("it is empty");
-            assert_eq!(error.to_string(), "an empty password is refused: a.flint", "{origin:?}");
+            assert_eq!(error.to_string(), format!("an empty password is refused: {place}"), "{origin:?}");
         }
     }
 

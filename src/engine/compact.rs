@@ -85,7 +85,8 @@ impl Done {
     pub(crate) fn finish(self, command: &'static str, result: Result<()>, run: Run<'_>) -> Result<Report, Failed> {
         let mut report = run.into_report(command, self.stages);
         report.snapshot = self.compaction.as_ref().and_then(|compaction| compaction.kept.last().copied());
-        report.total_size = self.plain_bytes;
+        // Of a run that did not come so far, nothing was brought over.
+        report.total_size = if result.is_ok() { self.plain_bytes } else { 0 };
         report.stored_size = self.stored_bytes;
         report.plan = self.plan;
         report.compaction = self.compaction;

@@ -40,6 +40,7 @@ impl Vault {
                 let copies = Copies::read(&*state.storage, &self.path, &self.keys, false)?;
                 self.make_keys(password, options, copies.base(&self.path)?)?;
                 let task = plan(run, &state, &mut done)?;
+                self.name_lost_keys(run, copies.base(&self.path)?, "will not");
                 return self.rehearse_replacement(run, &*state.storage, task.room());
             }
             let alone = self.alone(run)?;
@@ -51,7 +52,7 @@ impl Vault {
             done.take(rewrite.write(&header, &task)?);
             let replaced = self.replace_by(run, &alone, new);
             if matches!(replaced, Ok(()) | Err(Error::ReplaceUncertain { .. })) {
-                self.name_lost_keys(run, &alone.header);
+                self.name_lost_keys(run, &alone.header, "does not");
             }
             replaced
         });
@@ -80,14 +81,14 @@ impl Vault {
     }
 
     /// Says which keys opened the old file and do not open the new one.
-    fn name_lost_keys(&self, run: &Run<'_>, old: &Header) {
+    fn name_lost_keys(&self, run: &Run<'_>, old: &Header, does_not: &str) {
         let opened_by = self.opened_by.load(Ordering::Acquire);
         for slot in password_slots(old.slots()).filter(|slot| slot.id() != opened_by) {
             let name =
                 if slot.label().is_empty() { "without a label".to_owned() } else { format!("{:?}", slot.label()) };
             run.note(
                 &self.path,
-                format!("password {} ({name}) does not open it any more; add it again if it is to", slot.id()),
+                format!("password {} ({name}) {does_not} open it any more; add it again if it is to", slot.id()),
             );
         }
         let others = old.slots().len() - password_slots(old.slots()).count();

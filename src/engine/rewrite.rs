@@ -170,10 +170,6 @@ impl<'a, 'c> Rewrite<'a, 'c> {
         let io = |op| move |error| Error::io(op, path, error);
         // At once: if there is too little space, that is known before anything is written.
         to.allocate(0, layout.end.max(EXTENTS_AT)).map_err(io(FileOp::Allocate))?;
-        let header = header.encode(&self.keys.header);
-        for at in [HEADER_A_AT, HEADER_B_AT] {
-            write_all_at(&**to, path, &header[..], at)?;
-        }
         let segment = SegmentWriter::new(Arc::clone(to), path, self.keys, &self.run.stop, None)?;
         let done = self.transfer(plan, needed, layout, &segment)?;
         let moved = Moved {
@@ -192,6 +188,11 @@ impl<'a, 'c> Rewrite<'a, 'c> {
         let root = root.map_err(|why| Error::malformed(path, ROOT_A_AT, why))?.encode(&self.keys.root);
         for at in [ROOT_A_AT, ROOT_B_AT] {
             write_all_at(&**to, path, &root, at)?;
+        }
+        // Last: where it has a temporary name, what begins with zeros is known for what it is, if this run is killed.
+        let header = header.encode(&self.keys.header);
+        for at in [HEADER_A_AT, HEADER_B_AT] {
+            write_all_at(&**to, path, &header[..], at)?;
         }
         segment.trim()?;
         self.look_over(kept)?;

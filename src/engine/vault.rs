@@ -63,7 +63,8 @@ struct Making {
 }
 
 /// Why an operation is refused that finds another vault's header.
-pub(crate) const REPLACED: &str = "another vault has been put in the place of this one";
+pub(crate) const REPLACED: &str =
+    "it was given a new master key meanwhile, or another vault was put in its place: open it anew";
 
 impl std::fmt::Debug for Vault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -193,9 +194,6 @@ impl Vault {
         let held = Held::try_take(path, &storage, Lock::Presence, LockMode::Shared)?;
         let held = held.ok_or_else(|| Error::Locked(path.to_owned()))?;
         storage.allocate(0, EXTENTS_AT).map_err(io(FileOp::Allocate))?;
-        let header = self.header.encode(&self.keys.header);
-        write_all_at(&*storage, path, &header[..], HEADER_A_AT)?;
-        write_all_at(&*storage, path, &header[..], HEADER_B_AT)?;
         let segment = SegmentWriter::new(Arc::clone(&storage), path, &self.keys, &Arc::default(), None)?;
         let mut commit = Commit {
             flags: 0,
@@ -214,6 +212,10 @@ impl Vault {
         let root = root.map_err(|why| Error::malformed(path, ROOT_A_AT, why))?.encode(&self.keys.root);
         write_all_at(&*storage, path, &root, ROOT_A_AT)?;
         write_all_at(&*storage, path, &root, ROOT_B_AT)?;
+        // Last: where it has a temporary name, what begins with zeros is known for what it is, if this run is killed.
+        let header = self.header.encode(&self.keys.header);
+        write_all_at(&*storage, path, &header[..], HEADER_A_AT)?;
+        write_all_at(&*storage, path, &header[..], HEADER_B_AT)?;
         segment.trim()?;
         storage.sync().map_err(io(FileOp::Sync))?;
         match self.dir.link(&*storage) {
@@ -267,7 +269,8 @@ impl Vault {
             return match state {
                 Ok(state) => {
                     self.warn_of_network(run);
-                    self.remove_leftovers(run);
+                    self.warn_of_no_name(run, &*storage);
+                    self.remove_leftovers(run, &*storage);
                     Ok(Writer { state, presence, is_made })
                 }
                 Err(error) => {
@@ -301,11 +304,16 @@ impl Vault {
         self.making.is_some()
     }
 
-    /// For an operation that found another vault at its path: that one, if this was new and its maker may have taken it
-    /// away meanwhile, so that somebody else made the next.
+    /// For an operation that found another vault at its path: that one, if the password is known here. It may be this one under a
+    /// new master key; or this was new, its maker has taken it away meanwhile, and somebody else has made the next, which may be
+    /// gone as well by now and made again.
     pub(crate) fn successor(&self) -> Option<Result<Self>> {
-        let making = self.making.as_ref().filter(|_| self.is_new.load(Ordering::Acquire))?;
-        Some(Self::open_in(&self.path, Arc::clone(&self.dir), &making.password, Some(&making.options)))
+        let making = self.making.as_ref()?;
+        let may_make = self.is_new.load(Ordering::Acquire).then_some(&making.options);
+        Some(Self::open_in(&self.path, Arc::clone(&self.dir), &making.password, may_make).map(|mut successor| {
+            successor.making = Some(Making { password: making.password.duplicate(), options: making.options.clone() });
+            successor
+        }))
     }
 
     /// A run has committed.

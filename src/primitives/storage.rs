@@ -9,6 +9,7 @@ use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::FallocateFlags;
@@ -111,10 +112,11 @@ pub trait VaultDir: Send + Sync {
     fn copy_attributes(&self, _from: &dyn Storage, _to: &dyn Storage) -> io::Result<()> {
         Ok(())
     }
-    /// Removes temporary files of the vault's name that ended runs have left: those whose PRESENCE is free. Answers how
-    /// many there were. For who holds PRESENCE of the vault itself: nobody replaces it then.
-    fn remove_leftovers(&self) -> io::Result<u64> {
-        Ok(0)
+    /// Removes temporary files of the vault's name that ended runs have left, and names them: those whose PRESENCE is free and
+    /// that are empty, begin with zeros, or as `vault` does in its first 32 bytes, which have its id. For who holds PRESENCE of
+    /// the vault itself: nobody replaces it then.
+    fn remove_leftovers(&self, _vault: &dyn Storage) -> io::Result<Vec<PathBuf>> {
+        Ok(Vec::new())
     }
     /// Whether the directory is on a file system that another machine or another process stands behind, where locks and
     /// syncs may mean less.

@@ -145,6 +145,7 @@ fn pair(left: Command, right: Command, original: &Path, lead: Duration) {
     for (at, result) in results.iter().enumerate() {
         let other = commands[1 - at];
         let Err(failed) = result else { continue };
+        // Who was opened without a password that is kept is told to open it anew.
         let may_be_late = other == Rekey || (changes_password(commands[at]) && changes_password(other));
         assert!(may_be_late && came_too_late(&failed.error), "{what}: {:?}: {:?}", commands[at], failed.error);
         assert!(results[1 - at].is_ok(), "{what}: one of the two is done");
@@ -193,6 +194,27 @@ fn pair(left: Command, right: Command, original: &Path, lead: Duration) {
     assert!(entries(vault, None).unwrap().len() >= 3, "{what}");
     let left: Vec<_> = std::fs::read_dir(place.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["v.flint"], "{what}");
+}
+
+#[test]
+fn an_add_that_waits_behind_a_new_master_key_goes_on_with_the_same_password() {
+    within(60, || {
+        let place = Tree::new();
+        let path = original(&place);
+        let side = Side::new("left");
+        // As the program opens it, which may have to make it.
+        let adds = vault_at(&path);
+        let rekeys = Vault::open(&path, &password()).unwrap();
+        rekeys.rekey(&password(), &key_options(), &()).unwrap();
+        run(Add, &adds, &side).unwrap();
+        let vault = Vault::open(&path, &password()).unwrap();
+        assert!(contents(&vault, None).unwrap().contains_key(Path::new("add-left/noise")));
+        // With another password it is told so.
+        vault.rekey(&Password::new("another"), &key_options(), &()).unwrap();
+        assert_eq!(run(Add, &adds, &side).unwrap_err().error.kind(), ErrorKind::WrongPassword);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(run(Add, &vault, &side).unwrap_err().error.kind(), ErrorKind::NoVault);
+    });
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::engine::keys::Copies;
 use crate::engine::locks::Held;
 use crate::engine::run::{Phase, Run, describe};
 use crate::engine::state::State;
-use crate::engine::vault::{REPLACED, Vault, open_storage};
+use crate::engine::vault::{Vault, open_storage};
 use crate::error::{Error, FileOp, Result};
 use crate::format::header::Header;
 use crate::primitives::storage::{Lock, LockMode, Storage};
@@ -37,6 +37,9 @@ pub(crate) struct Replacement {
     held: Held,
 }
 
+/// Why a file is not put in the place of another than the one that it was made of.
+const MOVED: &str = "it was removed, renamed or replaced meanwhile, so the new file was not put there";
+
 /// Why a vault with several names is not written anew.
 const SEVERAL_NAMES: &str = "the file has several names (hard links), and a new one could only take one of them";
 
@@ -54,7 +57,7 @@ impl Vault {
                 // Another has replaced it meanwhile.
                 continue;
             }
-            self.remove_leftovers(run);
+            self.remove_leftovers(run, &*storage);
             self.check_names(&*storage)?;
             let state = self.state(Arc::clone(&storage), false)?;
             let copies = Copies::read(&*storage, &self.path, &self.keys, false)?;
@@ -70,14 +73,24 @@ impl Vault {
     }
 
     /// Removes what killed runs have left beside the vault; PRESENCE is held.
-    pub(crate) fn remove_leftovers(&self, run: &Run<'_>) {
-        match self.dir.remove_leftovers() {
-            Ok(0) => {}
-            Ok(_) => {
-                run.note(&self.path, "a temporary file of an earlier run that was killed has been removed".to_owned())
+    pub(crate) fn remove_leftovers(&self, run: &Run<'_>, vault: &dyn Storage) {
+        match self.dir.remove_leftovers(vault) {
+            Ok(removed) => {
+                for path in removed {
+                    run.note(&path, "what a run that was killed had left has been removed".to_owned());
+                }
             }
             // Neither does it keep anybody from anything, nor is it lost.
             Err(error) => run.note(&self.path, format!("temporary files beside it could not be looked for ({error})")),
+        }
+    }
+
+    /// Says so where what is written would be lost: the file was replaced where it lies, and is mounted here.
+    pub(crate) fn warn_of_no_name(&self, run: &Run<'_>, vault: &dyn Storage) {
+        if self.dir.link_count(vault).is_ok_and(|count| count == 0) {
+            let why = "the file has no name any more where it lies, and what is added to it is lost with the last who has it open: \
+                       mount it anew";
+            run.note(&self.path, why.to_owned());
         }
     }
 
@@ -91,7 +104,7 @@ impl Vault {
         self.check_room(bytes)?;
         // Who may not sync the directory is told before anything is done.
         self.dir.sync().map_err(io(FileOp::Sync))?;
-        let new = self.dir.create_unlinked().map_err(io(FileOp::Create))?;
+        let new = self.dir.create_unlinked().map_err(io(FileOp::CreateBeside))?;
         let held = Held::try_take(path, &new, Lock::Presence, LockMode::Exclusive)?;
         let held = held.ok_or_else(|| Error::Locked(path.to_owned()))?;
         self.dir.copy_attributes(old, &*new).map_err(io(FileOp::Replace))?;
@@ -141,7 +154,7 @@ impl Vault {
         self.check_names(old)?;
         self.dir.copy_attributes(old, &*storage).map_err(|error| Error::io(FileOp::Replace, path, error))?;
         if !self.is_this(old)? {
-            return Err(Error::Refused { what: REPLACED, path: path.to_owned() });
+            return Err(Error::Refused { what: MOVED, path: path.to_owned() });
         }
         run.check()?;
         run.enter(Phase::Commit);

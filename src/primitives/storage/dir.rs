@@ -29,8 +29,8 @@ const NAME_MAX: usize = 255;
 const TEMPORARY_END: &str = ".tmp";
 const TEMPORARY_FRAME_LEN: usize = 1 + 1 + 8 + TEMPORARY_END.len();
 
-/// What a vault begins with, see docs/FORMAT.md; before that is written, zeros.
-const VAULT_MAGIC: [u8; 8] = [0x89, b'F', b'L', b'I', b'N', b'T', 0x0d, 0x0a];
+/// So much of a vault's beginning tells it from every other one.
+const BEGINNING_LEN: usize = 32;
 
 /// Extended attributes that say something of the very bytes of a file: another file has its own.
 const OF_THE_BYTES: [&[u8]; 2] = [b"security.ima", b"security.evm"];
@@ -170,11 +170,14 @@ impl FsVaultDir {
     fn is_temporary(&self, name: &[u8]) -> bool {
         let random =
             name.strip_prefix(&*self.temporary_prefix()).and_then(|rest| rest.strip_suffix(TEMPORARY_END.as_bytes()));
-        random.is_some_and(|random| random.len() == 8 && random.iter().all(u8::is_ascii_hexdigit))
+        let is_digit = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
+        random.is_some_and(|random| random.len() == 8 && random.iter().all(is_digit))
     }
 
-    /// Removes what has this name, if it is a vault, or the beginning of one, that nobody is at work on.
-    fn remove_leftover(&self, name: &OsStr) -> io::Result<bool> {
+    /// Removes what has this name, if it is this very vault, or the beginning of one, that nobody is at work on.
+    ///
+    /// - `vault`: what the vault begins with.
+    fn remove_leftover(&self, name: &OsStr, vault: &[u8]) -> io::Result<bool> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = File::from(retry_on_intr(|| rustix::fs::openat(&*self.dir, name, flags, Mode::empty()))?);
         let found = fs::fstat(&file)?;
@@ -182,9 +185,9 @@ impl FsVaultDir {
         // A second name of the vault itself, from a link that was to be a rename. Its lock is held, by us.
         let is_vault =
             fs::stat_at(&*self.dir, &self.name).is_ok_and(|vault| (vault.dev, vault.ino) == (found.dev, found.ino));
-        let mut beginning = [0; 8];
+        let mut beginning = [0; BEGINNING_LEN];
         let len = retry_interrupted(|| file.read_at(&mut beginning, 0))?;
-        let is_ours = beginning[..len].iter().all(|&byte| byte == 0) || beginning == VAULT_MAGIC;
+        let is_ours = beginning[..len].iter().all(|&byte| byte == 0) || beginning[..len] == *vault;
         if !is_ours || !(is_vault || FileStorage::new(file).try_lock(Lock::Presence, LockMode::Exclusive)?) {
             return Ok(false);
         }
@@ -389,15 +392,20 @@ impl VaultDir for FsVaultDir {
         Ok(retry_on_intr(|| rustix::fs::fsync(to))?)
     }
 
-    fn remove_leftovers(&self) -> io::Result<u64> {
+    fn remove_leftovers(&self, vault: &dyn Storage) -> io::Result<Vec<PathBuf>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let listed = retry_on_intr(|| rustix::fs::openat(&*self.dir, ".", flags, Mode::empty()))?;
         let (names, listed) = fs::list_directory(&listed);
-        let mut removed = 0;
+        let mut beginning = [0; BEGINNING_LEN];
+        let len = vault.read_at(&mut beginning, 0)?;
+        let mut removed = Vec::new();
         for number in 0..names.len() {
             let Some((name, _)) = names.get(number).filter(|(name, _)| self.is_temporary(name)) else { continue };
+            let name = OsStr::from_bytes(name);
             // What cannot be removed is another user's, or gone by now; it is no reason to leave the others.
-            removed += u64::from(self.remove_leftover(OsStr::from_bytes(name)).unwrap_or(false));
+            if self.remove_leftover(name, &beginning[..len]).unwrap_or(false) {
+                removed.push(self.path.with_file_name(name));
+            }
         }
         listed.map(|()| removed)
     }
