@@ -13,6 +13,7 @@ pub(crate) mod copy;
 pub(crate) mod device;
 pub(crate) mod extract;
 pub(crate) mod fit;
+pub(crate) mod front;
 pub(crate) mod full_index;
 pub(crate) mod gate;
 pub(crate) mod indexer;

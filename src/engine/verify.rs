@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::crypto::key::fill_random;
 use crate::engine::api::VerifyOptions;
@@ -15,14 +15,14 @@ use crate::engine::budget::Budget;
 use crate::engine::device::Device;
 use crate::engine::extract::record_pool;
 use crate::engine::fit::{Course, Plan, UNPACK_CONTEXT, fit_unpack};
+use crate::engine::front::Front;
 use crate::engine::observe::{EntryErrorKind, Failed, Observer, PlanReport, Report, StageReport};
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
-use crate::engine::queue::{Feed, queue};
-use crate::engine::recorder::Item as Handled;
+use crate::engine::queue::queue;
 use crate::engine::resolve::{Resolver, pieces};
 use crate::engine::run::{Phase, Run, describe};
 use crate::engine::state::{MetaReader, State, read_at_most, read_headers, read_roots};
-use crate::engine::stats::{WorkerStats, stage_report};
+use crate::engine::stats::stage_report;
 use crate::engine::vault::Vault;
 use crate::engine::verdict::{Way, judge};
 use crate::error::{Error, FileOp, Malformation, Result};
@@ -404,10 +404,15 @@ pub(super) fn read_through(
         let (to_read, for_read) = queue(plan.depth(plan.read));
         let (to_decrypt, for_decrypt) = queue(plan.depth(plan.third));
         let (to_decompress, for_decompress) = queue(plan.depth(plan.fourth));
-        let front = Front { run, reader, budget: &budget, permit: plan.permit() };
+        let front = Front { run, budget: Arc::clone(&budget), permit: plan.permit() };
+        // In the order of the file.
+        let jobs = wanted.into_iter().map(|(salt, place)| {
+            let id = RecordId { segment: Salt(salt.salt).segment_id(), kind: RecordKind::Data, number: place.number };
+            RecordJob { place, id, keys: reader.segment_keys(&salt), purpose: salt }
+        });
         let mut stages = Vec::new();
         let started = (|| {
-            stages.push(spawn_one(scope, run, "plan", move || Ok(front.work(wanted, &to_read)))?);
+            stages.push(spawn_one(scope, run, "plan", move || Ok(front.hand_out(jobs, &to_read)))?);
             stages.push(spawn_stage(scope, run, plan.readers(run, "decrypt"), &make_read, for_read, to_decrypt)?);
             stages.push(spawn_stage(scope, run, plan.third, &make_decrypt, for_decrypt, to_decompress)?);
             stages.push(spawn_stage(scope, run, plan.fourth, &make_decompress, for_decompress, verdicts)?);
@@ -425,38 +430,6 @@ pub(super) fn read_through(
         stored_bytes: bytes.into_inner(),
         failed: lost.into_inner().unwrap_or_else(PoisonError::into_inner),
     })
-}
-
-/// Hands the records out in the order of the file.
-struct Front<'r, 'c> {
-    run: &'r Run<'c>,
-    reader: &'r MetaReader,
-    budget: &'r Arc<Budget>,
-    permit: u64,
-}
-
-impl Front<'_, '_> {
-    fn work(&self, wanted: Vec<(SegmentSalt, RecordPlace)>, to_read: &Feed<RecordJob<SegmentSalt>>) -> WorkerStats {
-        let mut stats = self.run.recorder.worker("plan", 0);
-        for (salt, place) in wanted {
-            let began = Instant::now();
-            let Some((permit, waited)) = self.budget.acquire(self.permit, &self.run.stop) else { break };
-            let keys = self.reader.segment_keys(&salt);
-            let id = RecordId { segment: Salt(salt.salt).segment_id(), kind: RecordKind::Data, number: place.number };
-            let job = RecordJob { place, id, keys, purpose: salt };
-            let sending = Instant::now();
-            if to_read.send(Envelope { item: job, permit: Some(permit) }).is_err() {
-                break;
-            }
-            let sent: Duration = sending.elapsed();
-            stats.wait_budget.record(waited);
-            stats.wait_output.record(sent);
-            stats.items_out += 1;
-            let service = stats.serviced(began, waited + sent);
-            stats.span(began + waited, service, Handled::default());
-        }
-        stats.close()
-    }
 }
 
 /// Keeps so many percent of the records, each as likely as any other, in their order; at least one, if there is any.

@@ -12,30 +12,29 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::crypto::derive::segment_keys;
 use crate::engine::budget::Budget;
 use crate::engine::extract::record_pool;
 use crate::engine::fit::{Plan, REPACK_LEVEL};
+use crate::engine::front::Front;
 use crate::engine::observe::StageReport;
 use crate::engine::pipeline::{Envelope, Gone, Outlet, StageHandle, spawn_one, spawn_stage};
-use crate::engine::queue::{Feed, queue};
-use crate::engine::recorder::Item as Handled;
+use crate::engine::queue::queue;
 use crate::engine::rewrite::Rewrite;
 use crate::engine::rewrite::assembly::Assembly;
 use crate::engine::rewrite::layout::{Layout, MovedSegment};
 use crate::engine::rewrite::needed::Needed;
 use crate::engine::run::{Phase, Run};
 use crate::engine::segment::SegmentWriter;
-use crate::engine::stats::{WorkerStats, stage_report};
+use crate::engine::stats::stage_report;
 use crate::engine::write_behind::WriteBehind;
 use crate::error::{Error, FileOp, Result};
 use crate::format::header::EXTENTS_AT;
 use crate::format::index::RecordPlace;
 use crate::format::record::{RecordId, RecordKind, Salt, SegmentHeader};
 use crate::primitives::units::ChunkSeq;
-use crate::stages::Weighed;
 use crate::stages::pack::encrypt::Encrypt;
 use crate::stages::pack::write::{Write, Written};
 use crate::stages::transfer::{
@@ -91,34 +90,6 @@ impl Outlet<Written> for NewRecords<'_, '_> {
 fn not_all_written(path: &Path) -> Error {
     let why = std::io::Error::other("not all of its records could be written");
     Error::io(FileOp::Write, path, why)
-}
-
-/// Hands out jobs under permits: the one thread that starts each chunk's way.
-struct Front<'r, 'c> {
-    run: &'r Run<'c>,
-    budget: Arc<Budget>,
-    permit: u64,
-}
-
-impl Front<'_, '_> {
-    fn hand_out<T: Weighed + Send>(&self, jobs: impl Iterator<Item = T>, to: &Feed<T>) -> WorkerStats {
-        let mut stats = self.run.recorder.worker("plan", 0);
-        for job in jobs {
-            let began = Instant::now();
-            let Some((permit, waited)) = self.budget.acquire(self.permit, &self.run.stop) else { break };
-            let sending = Instant::now();
-            if to.send(Envelope { item: job, permit: Some(permit) }).is_err() {
-                break;
-            }
-            let sent: Duration = sending.elapsed();
-            stats.wait_budget.record(waited);
-            stats.wait_output.record(sent);
-            stats.items_out += 1;
-            let service = stats.serviced(began, waited + sent);
-            stats.span(began + waited, service, Handled::default());
-        }
-        stats.close()
-    }
 }
 
 /// What was done with the data.
