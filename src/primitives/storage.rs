@@ -113,8 +113,8 @@ pub trait VaultDir: Send + Sync {
         Ok(())
     }
     /// Removes temporary files of the vault's name that ended runs have left, and names them: those whose PRESENCE is free and
-    /// that are empty, begin with zeros, or as `vault` does in its first 32 bytes, which have its id. For who holds PRESENCE of
-    /// the vault itself: nobody replaces it then.
+    /// that are empty, begin with zeros, or as `vault` does in its first 32 bytes, which have its id, or whose name says that they
+    /// were to replace it. For who holds PRESENCE of the vault itself: nobody replaces it then.
     fn remove_leftovers(&self, _vault: &dyn Storage) -> io::Result<Vec<PathBuf>> {
         Ok(Vec::new())
     }

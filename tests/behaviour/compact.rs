@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crc32c::crc32c;
 use flint_pipe::{
     AddOptions, CompactOptions, CreateOptions, Error, ErrorKind, Failed, Keep, KeyOptions, ListOptions, RecoverOptions,
     RemoveOptions, Report, Vault,
@@ -487,6 +488,14 @@ fn what_a_killed_run_has_left_beside_the_vault_is_removed_by_the_next() {
         add(&vault, tree.root(), &["a"]);
         assert!(!second.exists(), "an add does so as well");
         assert!(others.iter().all(|name| place.path(name).exists()));
+        // What was to replace this vault, and has another id: of a new master key, killed before the rename.
+        let beginning = std::fs::read(&path).unwrap()[..32].to_vec();
+        let third = place.file(
+            format!(".v.flint.{:08x}.tmp", crc32c(&beginning)),
+            std::fs::read(place.path(".v.flint.bbbbbbbb.tmp")).unwrap(),
+        );
+        add(&vault, tree.root(), &["a"]);
+        assert!(!third.exists());
         // A second name of the vault itself, from a link that was to be a rename.
         std::fs::hard_link(&path, place.path(".v.flint.0123abcd.tmp")).unwrap();
         compacted(&vault, Keep::last(1));

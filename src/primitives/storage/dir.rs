@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crc32c::crc32c;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::{Errno, retry_on_intr};
 
@@ -138,8 +139,13 @@ impl FsVaultDir {
         &self,
         mut make: impl FnMut(&OsStr) -> rustix::io::Result<T>,
     ) -> io::Result<(T, TemporaryName)> {
+        // What is to replace a vault is called after it first, so that it is known for what it is if its maker is killed.
+        let mut tag = self.tag();
         for _ in 0..MAX_NAME_TRIES {
-            let name = self.temporary_name()?;
+            let name = match tag.take() {
+                Some(tag) => self.temporary_name(tag),
+                None => self.random_name()?,
+            };
             match make(&name) {
                 Ok(made) => {
                     return Ok((made, TemporaryName { dir: Arc::clone(&self.dir), name }));
@@ -152,11 +158,23 @@ impl FsVaultDir {
     }
 
     /// `.NAME.XXXXXXXX.tmp`: hidden, beside the vault, and told from it at a glance.
-    fn temporary_name(&self) -> io::Result<OsString> {
+    fn temporary_name(&self, number: u32) -> OsString {
+        let suffix = format!("{number:08x}{TEMPORARY_END}");
+        OsString::from_vec([&self.temporary_prefix(), suffix.as_bytes()].concat())
+    }
+
+    fn random_name(&self) -> io::Result<OsString> {
         let mut random = [0; 4];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-        let suffix = format!("{:08x}{TEMPORARY_END}", u32::from_le_bytes(random));
-        Ok(OsString::from_vec([&self.temporary_prefix(), suffix.as_bytes()].concat()))
+        Ok(self.temporary_name(u32::from_le_bytes(random)))
+    }
+
+    /// What stands for the vault that has the name now; `None` if there is none that can be read.
+    fn tag(&self) -> Option<u32> {
+        let vault = self.open(false).ok()??;
+        let mut beginning = [0; BEGINNING_LEN];
+        let len = vault.read_at(&mut beginning, 0).ok()?;
+        Some(crc32c(&beginning[..len]))
     }
 
     /// What every temporary name of this vault begins with.
@@ -174,7 +192,8 @@ impl FsVaultDir {
         random.is_some_and(|random| random.len() == 8 && random.iter().all(is_digit))
     }
 
-    /// Removes what has this name, if it is this very vault, or the beginning of one, that nobody is at work on.
+    /// Removes what has this name, if it is to replace this vault, or is this very one, or the beginning of one, and nobody is at
+    /// work on it.
     ///
     /// - `vault`: what the vault begins with.
     fn remove_leftover(&self, name: &OsStr, vault: &[u8]) -> io::Result<bool> {
@@ -187,7 +206,8 @@ impl FsVaultDir {
             fs::stat_at(&*self.dir, &self.name).is_ok_and(|vault| (vault.dev, vault.ino) == (found.dev, found.ino));
         let mut beginning = [0; BEGINNING_LEN];
         let len = retry_interrupted(|| file.read_at(&mut beginning, 0))?;
-        let is_ours = beginning[..len].iter().all(|&byte| byte == 0) || beginning[..len] == *vault;
+        let is_like_it = beginning[..len].iter().all(|&byte| byte == 0) || beginning[..len] == *vault;
+        let is_ours = is_like_it || *name == self.temporary_name(crc32c(vault));
         if !is_ours || !(is_vault || FileStorage::new(file).try_lock(Lock::Presence, LockMode::Exclusive)?) {
             return Ok(false);
         }
